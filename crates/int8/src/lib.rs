@@ -1,0 +1,1 @@
+//! Quantised CNN inference engine for CPUs. Knows neither ONNX nor tract.

@@ -1,0 +1,14 @@
+//! The contracts that devices, operators and tools share: MQTT topics and payloads, and the model-package manifest.
+//!
+//! Types and (de)serialisation only. Nothing here reads files, opens sockets or asks for the time.
+//! Every payload carries [`VERSION`]; every manifest carries [`manifest::FORMAT`].
+
+pub mod id;
+pub mod manifest;
+pub mod message;
+pub mod topic;
+
+pub use id::{Id, InvalidId};
+
+/// The payload version written as `"v"` in every MQTT message.
+pub const VERSION: u32 = 1;

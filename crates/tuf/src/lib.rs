@@ -1,0 +1,1 @@
+//! The Update Framework 1.0 client and schema, sans-I/O.

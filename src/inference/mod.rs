@@ -1,0 +1,4 @@
+//! Runs a quantised ONNX model: tract is the host, delegates are guests.
+
+pub mod delegate;
+pub mod graph;

@@ -1,0 +1,13 @@
+//! Ocelli: an on-device vision inference agent. Camera frames in, findings out over MQTT, batch size one.
+//!
+//! Data flows one way: camera, frame, preprocess, session, head, report, outbox, broker. Each module imports only
+//! modules above it in the table of `tests/architecture.rs`.
+
+pub mod clock;
+pub mod detection;
+pub mod frame;
+pub mod tensor;
+
+pub mod camera;
+pub mod inference;
+pub mod vision;

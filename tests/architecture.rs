@@ -1,0 +1,189 @@
+//! Data flows one way, and foreign crates stay where they belong: the import table of the agent, held by a test.
+//!
+//! A module imports only itself and modules listed before it. To change the table, change the design and say why
+//! in the same commit.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Modules of `src/`, lowest first. `A` may name `B` in a path only when `B` stands before `A`.
+const TABLE: &[&str] = &[
+    "clock",
+    "telemetry",
+    "frame",
+    "detection",
+    "tensor",
+    "model",
+    "camera",
+    "vision",
+    "inference",
+    "store",
+    "mqtt",
+    "report",
+    "update",
+    "board",
+    "pipeline",
+    "agent",
+    "config",
+    "cli",
+];
+
+/// Rows of one level that must not name each other although the order would allow it.
+const FORBIDDEN: &[(&str, &str)] = &[
+    ("inference", "vision"),
+    ("inference", "camera"),
+    ("vision", "camera"),
+    ("camera", "model"),
+    ("mqtt", "store"),
+    ("board", "update"),
+    ("board", "mqtt"),
+    ("agent", "cli"),
+];
+
+/// Foreign crates, and the only places of `src/` that may name them.
+const CONFINED: &[(&str, &[&str])] = &[
+    ("tract_onnx", &["src/inference/"]),
+    ("rumqttc", &["src/mqtt/client.rs", "src/mqtt/tls.rs"]),
+    ("rustls", &["src/mqtt/tls.rs", "src/mqtt/client.rs"]),
+    ("rusqlite", &["src/store/"]),
+    ("linux_embedded_hal", &["src/board/linux.rs"]),
+    ("gpio_cdev", &["src/board/linux.rs"]),
+    ("fast_image_resize", &["src/vision/preprocess/"]),
+    ("yuv", &["src/vision/preprocess/"]),
+    ("lexopt", &["src/cli"]),
+    ("toml", &["src/config", "src/model/package.rs"]),
+    ("sd_notify", &["src/agent"]),
+];
+
+#[test]
+fn modules_import_only_what_stands_above_them() {
+    let rank: BTreeMap<_, _> = TABLE.iter().enumerate().map(|(rank, name)| (*name, rank)).collect();
+    let mut wrong = Vec::new();
+    for (path, text) in sources("src") {
+        let module = module_of(&path);
+        let Some(own) = rank.get(module.as_str()) else {
+            assert!(matches!(module.as_str(), "lib" | "main"), "{module} is not in the table");
+            continue;
+        };
+        for named in crate_paths(&text) {
+            let allowed = rank.get(named.as_str()).is_some_and(|other| other <= own)
+                && !FORBIDDEN.contains(&(module.as_str(), named.as_str()));
+            if rank.contains_key(named.as_str()) && !allowed {
+                wrong.push(format!("{} names crate::{named}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn foreign_crates_stay_in_their_places() {
+    let mut wrong = Vec::new();
+    for (path, text) in sources("src") {
+        for (name, places) in CONFINED {
+            let here = path.to_string_lossy().replace('\\', "/");
+            let named = code_lines(&text).any(|line| names_crate(line, name));
+            if named && !places.iter().any(|place| here.contains(place)) {
+                wrong.push(format!("{here} names {name}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn unsafe_code_stays_on_its_islands() {
+    const ISLANDS: &[&str] = &["src/camera/v4l2", "src/signal.rs", "crates/int8/src/kernels"];
+    let mut wrong = Vec::new();
+    for (path, text) in sources("src").into_iter().chain(sources("crates")) {
+        let here = path.to_string_lossy().into_owned();
+        let uses =
+            code_lines(&text).any(|line| line.contains("unsafe {") || line.contains("unsafe fn"));
+        if uses && !ISLANDS.iter().any(|island| here.contains(island)) {
+            wrong.push(here);
+        }
+    }
+    assert!(wrong.is_empty(), "unsafe outside its islands: {wrong:#?}");
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    let silent: Vec<_> = sources("src")
+        .into_iter()
+        .chain(sources("crates"))
+        .chain(sources("tests"))
+        .filter(|(_, text)| !text.starts_with("//!"))
+        .map(|(path, _)| path)
+        .collect();
+    assert!(silent.is_empty(), "files without a //! line at the top: {silent:#?}");
+}
+
+/// All Rust files below a folder of the repository, with their text.
+fn sources(folder: &str) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut open = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(&folder).expect("the folder exists") {
+            let path = entry.expect("a readable entry").path();
+            if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
+                open.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).expect("UTF-8 source");
+                found.push((path, text));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "no sources below {folder}");
+    found
+}
+
+/// First path element below `src/`.
+fn module_of(path: &Path) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let below = path.strip_prefix(root).expect("below src");
+    let first =
+        below.components().next().expect("a file").as_os_str().to_string_lossy().into_owned();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+fn code_lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().map(str::trim_start).filter(|line| !line.starts_with("//"))
+}
+
+/// Every `X` of a `crate::X` in code.
+fn crate_paths(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for line in code_lines(text) {
+        for tail in line.split("crate::").skip(1) {
+            if let Some(list) = tail.strip_prefix('{') {
+                let names = list.split(['{', '}', ',']).map(|part| part.trim().split("::").next());
+                found.extend(names.flatten().filter(|name| !name.is_empty()).map(str::to_owned));
+            } else {
+                let end =
+                    tail.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(tail.len());
+                found.push(tail[..end].to_owned());
+            }
+        }
+    }
+    found
+}
+
+/// Whether a line of code has `name::` or `use name` as a whole word.
+fn names_crate(line: &str, name: &str) -> bool {
+    line.match_indices(name).any(|(at, _)| {
+        let before = line[..at].chars().next_back();
+        let after = &line[at + name.len()..];
+        let word = before.is_none_or(|c| !c.is_alphanumeric() && c != '_' && c != ':');
+        word && (after.starts_with("::") || (line.starts_with("use ") && after.starts_with(';')))
+    })
+}
+
+#[test]
+fn the_checks_see_what_they_look_for() {
+    assert_eq!(crate_paths("use crate::mqtt::Client;"), ["mqtt"]);
+    assert_eq!(crate_paths("use crate::{clock::Clock, frame};"), ["clock", "frame"]);
+    assert!(crate_paths("// crate::mqtt").is_empty());
+    assert!(names_crate("let x = rumqttc::QoS::AtLeastOnce;", "rumqttc"));
+    assert!(!names_crate("let x = my_rumqttc::QoS;", "rumqttc"));
+}
