@@ -151,19 +151,19 @@ fn code_lines(text: &str) -> impl Iterator<Item = &str> {
     text.lines().map(str::trim_start).filter(|line| !line.starts_with("//"))
 }
 
-/// Every `X` of a `crate::X` in code.
+/// Every `X` of a `crate::X` in code, also where a `use` goes over several lines.
 fn crate_paths(text: &str) -> Vec<String> {
+    let code = code_lines(text).collect::<Vec<_>>().join(" ");
     let mut found = Vec::new();
-    for line in code_lines(text) {
-        for tail in line.split("crate::").skip(1) {
-            if let Some(list) = tail.strip_prefix('{') {
-                let names = list.split(['{', '}', ',']).map(|part| part.trim().split("::").next());
-                found.extend(names.flatten().filter(|name| !name.is_empty()).map(str::to_owned));
-            } else {
-                let end =
-                    tail.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(tail.len());
-                found.push(tail[..end].to_owned());
-            }
+    for tail in code.split("crate::").skip(1) {
+        if let Some(list) = tail.strip_prefix('{') {
+            let list = list.split_once("};").map_or(list, |(list, _)| list);
+            let names =
+                list.split(['{', '}', ',']).filter_map(|part| part.trim().split("::").next());
+            found.extend(names.filter(|name| !name.is_empty()).map(str::to_owned));
+        } else {
+            let end = tail.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(tail.len());
+            found.push(tail[..end].to_owned());
         }
     }
     found
@@ -183,6 +183,7 @@ fn names_crate(line: &str, name: &str) -> bool {
 fn the_checks_see_what_they_look_for() {
     assert_eq!(crate_paths("use crate::mqtt::Client;"), ["mqtt"]);
     assert_eq!(crate_paths("use crate::{clock::Clock, frame};"), ["clock", "frame"]);
+    assert_eq!(crate_paths("use crate::{\n    clock,\n    frame,\n};"), ["clock", "frame"]);
     assert!(crate_paths("// crate::mqtt").is_empty());
     assert!(names_crate("let x = rumqttc::QoS::AtLeastOnce;", "rumqttc"));
     assert!(!names_crate("let x = my_rumqttc::QoS;", "rumqttc"));

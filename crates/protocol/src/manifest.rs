@@ -4,8 +4,10 @@
 //! by the agent when it builds its model specification.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The manifest format that this crate reads and writes.
 pub const FORMAT: u32 = 1;
@@ -200,17 +202,53 @@ fn default_score_tolerance() -> f32 {
 }
 
 /// `[budget]`: limits to stay below.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Budget {
     /// 90th percentile of inference time, milliseconds.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_p90_ms: Option<f32>,
     /// Memory of the model, MiB.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<u32>,
     /// Limits on boards with this label, in place of the general ones.
     #[serde(flatten)]
     pub boards: BTreeMap<String, BoardBudget>,
+}
+
+/// By hand, because a flattened map would forget the name of a misspelt key.
+impl<'de> Deserialize<'de> for Budget {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Keys;
+
+        impl<'de> Visitor<'de> for Keys {
+            type Value = Budget;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a table of latency_p90_ms, memory_mib and tables per board")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Budget, A::Error> {
+                let mut budget = Budget::default();
+                while let Some(key) = map.next_key::<String>()? {
+                    match key.as_str() {
+                        "latency_p90_ms" => budget.latency_p90_ms = Some(map.next_value()?),
+                        "memory_mib" => budget.memory_mib = Some(map.next_value()?),
+                        _ => {
+                            let limits = map.next_value().map_err(|error| {
+                                A::Error::custom(format!(
+                                    "budget.{key} is no table of a board: {error}"
+                                ))
+                            })?;
+                            budget.boards.insert(key, limits);
+                        }
+                    }
+                }
+                Ok(budget)
+            }
+        }
+
+        deserializer.deserialize_map(Keys)
+    }
 }
 
 /// `[budget.<board label>]`.
