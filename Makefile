@@ -1,0 +1,21 @@
+# Everything a fresh machine needs is installed by these targets; `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: test
+test: ## Install what the tests need and run them all; what CI runs
+	tests/setup.sh
+	tests/run.sh
+
+.PHONY: lint
+lint: ## Formatting and lints
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+.PHONY: audit
+audit: ## Advisories, licences and sources of all dependencies (needs cargo-deny and the network)
+	cargo deny check

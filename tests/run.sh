@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Runs every test: one build of everything, unit and integration tests, documentation examples, lints.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+started=$SECONDS
+step() { printf '\n== %s (%ss)\n' "$*" $((SECONDS - started)); }
+
+step build
+cargo build --locked --workspace --all-targets
+
+step tests
+if cargo nextest --version >/dev/null 2>&1; then
+    cargo nextest run --locked --workspace --all-targets
+else
+    cargo test --locked --workspace --all-targets
+fi
+
+step documentation examples
+cargo test --locked --workspace --doc
+
+step formatting and lints
+make --no-print-directory lint
+
+step done
