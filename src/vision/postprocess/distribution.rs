@@ -152,11 +152,12 @@ pub(super) fn verify_maps(
         _ => {
             let one = |stride: &usize| {
                 let [rows, columns] = grid(stride);
-                format!("[1, {channels}, {rows}, {columns}] for stride {stride}")
+                format!("[1, C, {rows}, {columns}] for stride {stride}")
             };
             let maps = strides.iter().map(one).collect::<Vec<_>>().join(", ");
             let count = strides.len();
-            Err(HeadError::outputs(head, format!("{count} outputs: {maps}"), specs))
+            let expected = format!("{count} outputs {maps}, C = {channels}");
+            Err(HeadError::outputs(head, expected, specs))
         }
     }
 }

@@ -29,11 +29,11 @@ pub fn nanodet(
 ) -> Result<Box<dyn Head>, HeadError> {
     let classes = labels.len();
     let expected = BINS.map(|bins| (classes + 4 * bins).to_string()).join(" or ");
-    let expected = format!("{expected} channels ({classes} labels and 4 x 8 or 11 bins)");
+    let expected = format!("{expected} ({classes} labels and 4 x 8 or 11 bins)");
     let channels = verify_maps(NAME, &expected, strides, specs, input)?;
     let bins = BINS.into_iter().find(|bins| classes > 0 && channels == classes + 4 * bins);
     let Some(bins) = bins else {
-        return Err(HeadError::outputs(NAME, expected, specs));
+        return Err(HeadError::outputs(NAME, format!("maps with {expected} channels"), specs));
     };
     let channels = Channels { classes: 0, sides: classes, bins };
     Ok(Box::new(DistributionMaps::new(NAME, channels, strides, thresholds, labels, specs)?))

@@ -41,7 +41,7 @@ pub fn yolov8(
         Some(classes) if classes > 0 => {
             return Err(HeadError::Labels { labels: labels.len(), classes });
         }
-        _ => return Err(HeadError::outputs(NAME, format!("{expected} channels"), specs)),
+        _ => return Err(HeadError::outputs(NAME, format!("maps with {expected} channels"), specs)),
     }
     let channels = Channels { classes: 4 * BINS, sides: 0, bins: BINS };
     Ok(Box::new(DistributionMaps::new(NAME, channels, strides, thresholds, labels, specs)?))
