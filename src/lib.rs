@@ -8,6 +8,7 @@ pub mod detection;
 pub mod frame;
 pub mod tensor;
 
+pub mod board;
 pub mod camera;
 pub mod inference;
 pub mod vision;
