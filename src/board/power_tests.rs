@@ -40,7 +40,7 @@ fn reads_volts_and_amperes_as_the_datasheets_say() {
         ("ina219, back flow", Ina219, 0.1, 0xf830, (3000 << 3) | 2, [12.0, -0.2]),
         ("ina219, nothing", Ina219, 0.1, 0, 2, [0.0, 0.0]),
         ("ina219, just in range", Ina219, 0.01, 31_999, (8000 << 3) | 2, [32.0, 31.999]),
-        // SBOS547, configure-measure-calculate example: 11.98 V reads 2570h, 20 mV across 2 mOhm reads 1F40h and is 10 A.
+        // SBOS547, table "Configure/Measure/Calculate Example": 2570h is 11.98 V, 1F40h at 2 mOhm is 10 A.
         ("ina226, the datasheet's example", Ina226, 0.002, 0x1f40, 0x2570, [11.98, 10.0]),
         // SBOS547B §7.1: -80 mV reads 8300h.
         ("ina226, back flow", Ina226, 0.1, 0x8300, 4000, [5.0, -0.8]),
