@@ -34,7 +34,8 @@ fn set_up(chip: Chip) -> Vec<Transaction> {
 #[test]
 fn reads_volts_and_amperes_as_the_datasheets_say() {
     use Chip::{Ina219, Ina226};
-    let cases: &[(&str, Chip, f32, u16, u16, [f64; 2])] = &[
+    type Case = (&'static str, Chip, f32, u16, u16, [f64; 2]);
+    let cases: &[Case] = &[
         // SBOS448G §8.6.3.1: -320 mV is 8300h; §8.6.3.2: bits 15 to 3, 4 mV; CNVR (bit 1) set.
         ("ina219, 5 V, 1 A", Ina219, 0.1, 10_000, (1250 << 3) | 2, [5.0, 1.0]),
         ("ina219, back flow", Ina219, 0.1, 0xf830, (3000 << 3) | 2, [12.0, -0.2]),

@@ -111,7 +111,7 @@ mod tests {
     fn edges_count_after_quiet() {
         use Edge::{Both, Falling, Rising};
         // Press at 100 with bounces, release at 300 with bounces.
-        let press = [
+        const PRESS: [(Edge, u64); 6] = [
             (Rising, 100),
             (Falling, 101),
             (Rising, 102),
@@ -119,11 +119,12 @@ mod tests {
             (Rising, 301),
             (Falling, 303),
         ];
-        let cases: &[(&str, Edge, u64, &[(Edge, u64)], &[u64])] = &[
-            ("press", Rising, 5, &press, &[100]),
-            ("release", Falling, 5, &press, &[300]),
-            ("both", Both, 5, &press, &[100, 300]),
-            ("no debounce", Rising, 0, &press, &[100, 102, 301]),
+        type Case = (&'static str, Edge, u64, &'static [(Edge, u64)], &'static [u64]);
+        let cases: &[Case] = &[
+            ("press", Rising, 5, &PRESS, &[100]),
+            ("release", Falling, 5, &PRESS, &[300]),
+            ("both", Both, 5, &PRESS, &[100, 300]),
+            ("no debounce", Rising, 0, &PRESS, &[100, 102, 301]),
             ("just quiet enough", Rising, 5, &[(Rising, 10), (Rising, 15)], &[10, 15]),
             ("not quite", Rising, 5, &[(Rising, 10), (Rising, 14)], &[10]),
             ("quiet starts anew", Rising, 5, &[(Rising, 10), (Rising, 14), (Rising, 18)], &[10]),

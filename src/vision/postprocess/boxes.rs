@@ -64,7 +64,8 @@ impl Boxes {
         self.candidates.clear();
         for entry in self.shortlist.best() {
             let (score, corners) = decode(entry);
-            if score.is_finite() && corners.iter().all(|value| value.is_finite()) {
+            // Scores are finite: only such values are shortlisted.
+            if corners.iter().all(|value| value.is_finite()) {
                 let (class, cell) = (entry.class, entry.cell);
                 self.candidates.push(Candidate { corners, score, class, cell });
             }
