@@ -1,7 +1,7 @@
 //! Captures from a camera and prints what came: mode, numbers, latencies, checksums. For trying a camera on a board, and for the
 //! test with the kernel's vivid driver (`tests/v4l2/run.sh`).
 //!
-//! `v4l2-capture SOURCE [--size WxH] [--fps N] [--frames N] [--save FILE] [--patience SECONDS]`
+//! `v4l2-capture SOURCE [--size WxH] [--fps N] [--format CODE] [--frames N] [--save FILE] [--patience SECONDS]`
 //!
 //! `--save` writes the bytes of the last frame. Errors do not end it until there was no frame for `--patience`
 //! (default 0: the first error ends it).
@@ -13,12 +13,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ocelli::camera::v4l2::V4l2Camera;
 use ocelli::camera::{self, Camera, Capture, Settings};
 use ocelli::clock::{Clock, SystemClock};
 use ocelli::frame::Frame;
 
 struct Arguments {
     settings: Settings,
+    format: Option<[u8; 4]>,
     frames: u64,
     save: Option<String>,
     patience: Duration,
@@ -27,7 +29,8 @@ struct Arguments {
 fn parse(mut words: VecDeque<String>) -> Result<Arguments, Box<dyn Error>> {
     let source = words.pop_front().ok_or("name a camera, such as /dev/video0")?;
     let settings = Settings::new(source);
-    let mut found = Arguments { settings, frames: 10, save: None, patience: Duration::ZERO };
+    let (format, save, patience) = (None, None, Duration::ZERO);
+    let mut found = Arguments { settings, format, frames: 10, save, patience };
     while let Some(option) = words.pop_front() {
         let value = words.pop_front().ok_or_else(|| format!("{option} needs a value"))?;
         match option.as_str() {
@@ -37,6 +40,7 @@ fn parse(mut words: VecDeque<String>) -> Result<Arguments, Box<dyn Error>> {
                 found.settings.height = Some(height.parse()?);
             }
             "--fps" => found.settings.fps = Some(value.parse()?),
+            "--format" => found.format = Some(value.as_bytes().try_into()?),
             "--frames" => found.frames = value.parse()?,
             "--save" => found.save = Some(value),
             "--patience" => found.patience = Duration::from_secs(value.parse()?),
@@ -48,7 +52,10 @@ fn parse(mut words: VecDeque<String>) -> Result<Arguments, Box<dyn Error>> {
 
 fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), Box<dyn Error>> {
     let clock = Arc::new(SystemClock);
-    let mut camera = camera::open(&arguments.settings, clock.clone())?;
+    let mut camera: Box<dyn Camera> = match arguments.format {
+        Some(code) => Box::new(V4l2Camera::open_format(&arguments.settings, code, clock.clone())?),
+        None => camera::open(&arguments.settings, clock.clone())?,
+    };
     describe(&*camera, out)?;
     let mut frame = Frame::empty(clock.now());
     let (begin, mut last) = (clock.now(), clock.now());

@@ -36,6 +36,8 @@ pub struct V4l2Camera {
     connector: Box<dyn Connector>,
     clock: Arc<dyn Clock>,
     wanted: Wanted,
+    /// The one native format that may be chosen; `None`: any.
+    only: Option<FourCc>,
     info: CameraInfo,
     /// `YUYV 640x480`, for messages; empty before the first choice.
     mode: String,
@@ -52,17 +54,33 @@ impl V4l2Camera {
     /// [`CameraError::Unavailable`] when the device is away, busy or refuses for now; [`CameraError::Unusable`] when it is
     /// no camera or has no format that is understood.
     pub fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Self, CameraError> {
-        Self::connect(Box::new(linux::Node(settings.source.clone().into())), settings, clock)
+        let node = linux::Node(settings.source.clone().into());
+        Self::connect(Box::new(node), settings, None, clock)
+    }
+
+    /// As [`Self::open`], but with this native format only: a four-character code of V4L2, such as `YUYV` or `NM12`.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_format(
+        settings: &Settings,
+        code: [u8; 4],
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, CameraError> {
+        let node = linux::Node(settings.source.clone().into());
+        Self::connect(Box::new(node), settings, Some(FourCc(code)), clock)
     }
 
     fn connect(
         connector: Box<dyn Connector>,
         settings: &Settings,
+        only: Option<FourCc>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, CameraError> {
         let mut camera = Self {
             connector,
             clock,
+            only,
             wanted: Wanted { size: wanted_size(settings), fps: settings.fps.map(f64::from) },
             info: CameraInfo {
                 source: settings.source.clone(),
@@ -131,7 +149,8 @@ impl V4l2Camera {
         let list = |error: io::Error| self.fault(Step::ListFormats, &error);
         let offered = device.formats().map_err(list)?;
         let mut modes = Vec::new();
-        for native in offered.iter().copied().filter_map(Native::from_code) {
+        let allowed = |code: &FourCc| self.only.is_none_or(|only| only == *code);
+        for native in offered.iter().copied().filter(allowed).filter_map(Native::from_code) {
             let mut sizes = device.sizes(native.code).map_err(list)?;
             if sizes.is_empty() {
                 // The driver takes any size and answers S_FMT with the nearest one it has.

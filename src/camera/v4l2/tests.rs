@@ -87,13 +87,17 @@ impl Script {
     }
 
     fn open(&self) -> Result<V4l2Camera, CameraError> {
+        self.open_only(None)
+    }
+
+    fn open_only(&self, only: Option<FourCc>) -> Result<V4l2Camera, CameraError> {
         let settings = Settings {
             width: Some(4),
             height: Some(2),
             fps: Some(10.0),
             ..Settings::new("/dev/video7")
         };
-        V4l2Camera::connect(Box::new(self.clone()), &settings, Arc::new(self.clone()))
+        V4l2Camera::connect(Box::new(self.clone()), &settings, only, Arc::new(self.clone()))
     }
 }
 
@@ -587,4 +591,15 @@ fn one_wanted_side_implies_the_other() {
     assert_eq!(wanted(Some(640), None), (640, 360));
     assert_eq!(wanted(None, Some(1080)), (1920, 1080));
     assert_eq!(wanted(Some(640), Some(480)), (640, 480));
+}
+
+#[test]
+fn a_native_format_can_be_forced() {
+    let script = Script::new();
+    let sizes = script.world().formats[0].1.clone();
+    script.world().formats.insert(0, (FourCc(*b"NV12"), sizes));
+    script.open_only(Some(FourCc(*b"YUYV"))).unwrap();
+    assert_eq!(script.world().asked[0], "YUYV 4x2");
+    let error = script.open_only(Some(FourCc(*b"MJPG"))).err();
+    assert!(matches!(error, Some(CameraError::Unusable { .. })), "{error:?}");
 }
