@@ -85,11 +85,17 @@ check "webcam: mode" says /tmp/captured 'camera="vivid (vivid)" format=Nv12 size
 check "webcam: age is that of a fresh frame" awk '/^frame / { split($7, a, "="); if (a[2] < 1 || a[2] > 500000) exit 1 }' /tmp/captured
 check "webcam: no such format" refused "offers only" "use a camera" -- /dev/video0 --format MJPG
 
+v4l2-capture /dev/video0 --fps 10 --frames 20 >/tmp/live 2>&1 &
+live=$!
+check "damage: frames come" wait_for /tmp/live "frame number=3 " 10
+vivid set /dev/video0 "Inject V4L2_BUF_FLAG_ERROR" 1
+wait $live
+check "a buffer flagged as corrupt is skipped and counted" says /tmp/live "frames=20 damaged=1 "
+
 v4l2-capture /dev/video0 --fps 10 --frames 100000 --patience 20 >/tmp/live 2>&1 &
 live=$!
 check "live: frames come" wait_for /tmp/live "frame number=3 " 10
 check "a second program is refused" refused "another program uses it" "fuser" -- /dev/video0
-vivid set /dev/video0 "Inject V4L2_BUF_FLAG_ERROR" 1
 vivid set /dev/video0 "Percentage of Dropped Buffers" 50
 sleep 2
 vivid set /dev/video0 "Percentage of Dropped Buffers" 0

@@ -226,6 +226,21 @@ const _: () = {
             }
     );
     assert!(std::mem::offset_of!(Buffer, timestamp) == if PADDED { 24 } else { 20 });
+    assert!(std::mem::offset_of!(Buffer, m) == if PADDED { 64 } else { 60 });
+    assert!(std::mem::offset_of!(Format, fmt) == size_of::<usize>());
+    // As a C compiler prints them, with 64-bit time.
+    assert!(S_FMT.0 == if LONG { 0xc0d0_5605 } else { 0xc0cc_5605 });
+    assert!(
+        DQBUF.0
+            == if LONG {
+                0xc058_5611
+            } else if PADDED {
+                0xc050_5611
+            } else {
+                0xc04c_5611
+            }
+    );
+    assert!(STREAMON.0 == 0x4004_5612);
 };
 
 /// `VIDEO_MAX_PLANES`.
