@@ -19,3 +19,7 @@ lint: ## Formatting and lints
 .PHONY: audit
 audit: ## Advisories, licences and sources of all dependencies (needs cargo-deny and the network)
 	cargo deny check
+
+.PHONY: test-v4l2
+test-v4l2: ## Capture from the kernel's vivid driver in a virtual machine (Debian on x86_64; installs QEMU)
+	tests/v4l2/run.sh
