@@ -11,7 +11,6 @@ import tempfile
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat
 from PIL import Image
@@ -19,7 +18,7 @@ from PIL import Image
 import golden
 from preparation import prepare
 from quantise import quantise
-from reference import Reference
+from reference import Reference, open_session
 
 SEED = 7
 SIDE, CLASSES = 32, 10
@@ -194,10 +193,7 @@ def write_graph(net, stem):
         source = os.path.join(scratch, "float.onnx")
         net.save(source)
         quantise(source, stem + ".onnx", QuantFormat.QOperator, Rows(tensors))
-    options = onnxruntime.SessionOptions()
-    # The operators as written, not as the optimiser would fuse them.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(stem + ".onnx", options, providers=["CPUExecutionProvider"])
+    session = open_session(stem + ".onnx")
     np.save(stem + "-input.npy", tensors[0])
     for output, values in zip(session.get_outputs(), session.run(None, {"input": tensors[0]})):
         np.save(f"{stem}-{output.name}.npy", values)

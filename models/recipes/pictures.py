@@ -8,7 +8,8 @@ import sys
 
 from PIL import Image
 
-COFFEE_CROP = (0, 0, 460, 300)
+CHELSEA_CROP = (0, 20, 451, 300)
+COFFEE_CROP = (90, 0, 540, 300)
 HORSE_MARGIN = 100
 BACKGROUND, COAT = (128, 128, 128), (60, 40, 30)
 
@@ -25,7 +26,7 @@ def silhouette(picture):
 PICTURES = {
     "astronaut.png": lambda picture: picture,
     "camera.png": lambda picture: picture,
-    "chelsea.png": lambda picture: picture,
+    "chelsea.png": lambda picture: picture.crop(CHELSEA_CROP),
     "coffee.png": lambda picture: picture.crop(COFFEE_CROP),
     "horse.png": silhouette,
     "rocket.jpg": lambda picture: picture,

@@ -77,18 +77,27 @@ def decode_centerface(outputs, head, _classes):
 DETECTORS = {"nanodet": decode_nanodet, "centerface": decode_centerface}
 
 
+def open_session(path):
+    """onnxruntime on one thread, with exact int8 arithmetic on every processor.
+
+    Without the setting, onnxruntime multiplies u8 by s8 with saturating 16-bit sums on x86 processors that lack VNNI
+    instructions: EfficientNet-Lite0 then loses 7 points of top-1, and agrees with no other implementation.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
 class Reference:
-    """A model folder, run by onnxruntime on one thread."""
+    """A model folder, run by onnxruntime."""
 
     def __init__(self, folder, model=None):
         self.manifest = read_manifest(os.path.join(folder, "manifest.toml"))
         with open(os.path.join(folder, self.manifest["labels"])) as file:
             self.labels = file.read().splitlines()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        path = model or os.path.join(folder, self.manifest["model"])
-        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.session = open_session(model or os.path.join(folder, self.manifest["model"]))
 
     def run(self, picture):
         """Output tensors in the order of the graph, and the geometry of a letterbox."""
