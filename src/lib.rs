@@ -11,4 +11,5 @@ pub mod tensor;
 pub mod board;
 pub mod camera;
 pub mod inference;
+pub mod model;
 pub mod vision;

@@ -52,7 +52,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("fast_image_resize", &["src/vision/preprocess/"]),
     ("yuv", &["src/vision/preprocess/"]),
     ("lexopt", &["src/cli"]),
-    ("toml", &["src/config", "src/model/package.rs"]),
+    ("toml", &["src/config", "src/model/manifest.rs"]),
     ("sd_notify", &["src/agent"]),
 ];
 

@@ -1,8 +1,10 @@
 """Accuracy of a model folder on labelled pictures, for comparing forms of one model: fp32, QDQ, QOperator.
 
 Use: evaluate.py MODEL_FOLDER PICTURES [OTHER.onnx…]
+     evaluate.py MODEL_FOLDER PICTURES --against OTHER.onnx
 A classifier's PICTURES holds `labels.csv` with the columns file and class_index; a detector's holds `images/` and
 `labels/` in YOLO form (class, centre x, centre y, width, height in parts of the picture).
+With --against, what the other form of the detector finds above 0.5 is taken for the truth: agreement, not accuracy.
 Detectors: mean average precision over the classes present, 101 points, greedy matching by score.
 """
 
@@ -18,6 +20,7 @@ from reference import Reference, iou
 RECALL_POINTS = np.linspace(0, 1, 101)
 IOU_THRESHOLDS = np.arange(0.5, 1, 0.05)
 SCORE_THRESHOLD = 0.05
+SURE_THRESHOLD = 0.5
 MOST_DETECTIONS = 100
 
 
@@ -69,18 +72,29 @@ def average_precision(found, truth, label, threshold):
     return float(np.mean([precision[index] if index < len(precision) else 0 for index in at]))
 
 
-def evaluate_detector(reference, folder):
+def believe(other, pictures):
+    """What another form of the model is sure of, as rows of truth."""
+    found = [other.find(path, score_threshold=SURE_THRESHOLD) for path in pictures]
+    return [np.array([[*corners(**row["box"]), row["class"]] for row in rows]).reshape(-1, 5) for rows in found]
+
+
+def evaluate_detector(reference, folder, other=None):
     pictures = sorted(glob.glob(os.path.join(folder, "images", "*.jpg")))
     names = [os.path.splitext(os.path.basename(path))[0] for path in pictures]
-    truth = [read_truth(os.path.join(folder, "labels", name + ".txt")) for name in names]
+    truth = (believe(other, pictures) if other else
+             [read_truth(os.path.join(folder, "labels", name + ".txt")) for name in names])
     found = [reference.find(path, score_threshold=SCORE_THRESHOLD)[:MOST_DETECTIONS] for path in pictures]
     labels = np.unique(np.concatenate([boxes[:, 4] for boxes in truth]))
     means = [np.mean([average_precision(found, truth, label, threshold) for label in labels])
              for threshold in IOU_THRESHOLDS]
-    return f"{len(pictures)} pictures: mAP50 {means[0]:.3f}, mAP50-95 {np.mean(means):.3f}"
+    count = sum(map(len, truth))
+    return f"{len(pictures)} pictures, {count} boxes: mAP50 {means[0]:.3f}, mAP50-95 {np.mean(means):.3f}"
 
 
 def main(folder, pictures, *others):
+    if others[:1] == ("--against",):
+        print(evaluate_detector(Reference(folder), pictures, Reference(folder, others[1])))
+        return
     for model in (None, *others):
         reference = Reference(folder, model)
         kind = reference.manifest["task"]
