@@ -1,6 +1,6 @@
 """Writes what onnxruntime finds: the golden files of each model, and models/pictures/expected.json.
 
-Use: golden.py MODELS [FOLDER…]   (default: every folder of MODELS that holds a manifest)
+Use: golden.py MODELS [FOLDER…]   (default: the zoo, with copies of its demo pictures)
 A golden picture is refused when an answer lies so near a threshold that rounding could change it.
 """
 
@@ -42,21 +42,23 @@ def write_golden(reference, folder, pictures):
 
 
 def main(models, *folders):
+    if folders:
+        for folder in folders:
+            path = os.path.join(models, folder)
+            write_golden(Reference(path), path, "")
+        return
     pictures = os.path.join(models, "pictures")
+    names = sorted(name for name in os.listdir(pictures) if name.endswith(".jpg"))
     found = {}
-    for folder in folders or sorted(os.listdir(models)):
+    for folder in sorted(os.listdir(models)):
         path = os.path.join(models, folder)
-        if not os.path.exists(os.path.join(path, "manifest.toml")):
-            continue
-        reference = Reference(path)
-        write_golden(reference, path, pictures)
-        for name in sorted(os.listdir(pictures)):
-            if name.endswith(".jpg"):
-                found.setdefault(folder, {})[name] = reference.find(os.path.join(pictures, name))
-    if not folders:
-        with open(os.path.join(pictures, "expected.json"), "w", newline="\n") as file:
-            json.dump(found, file, indent=1)
-            file.write("\n")
+        if os.path.exists(os.path.join(path, "manifest.toml")):
+            reference = Reference(path)
+            write_golden(reference, path, pictures)
+            found[folder] = {name: reference.find(os.path.join(pictures, name)) for name in names}
+    with open(os.path.join(pictures, "expected.json"), "w", newline="\n") as file:
+        json.dump(found, file, indent=1)
+        file.write("\n")
 
 
 if __name__ == "__main__":
