@@ -191,6 +191,20 @@ pub enum ValuesMut<'a> {
     I64(&'a mut [i64]),
 }
 
+impl ValuesMut<'_> {
+    /// The values, borrowed for reading.
+    #[must_use]
+    pub fn as_values(&self) -> Values<'_> {
+        match self {
+            Self::F32(values) => Values::F32(values),
+            Self::U8(values) => Values::U8(values),
+            Self::I8(values) => Values::I8(values),
+            Self::I32(values) => Values::I32(values),
+            Self::I64(values) => Values::I64(values),
+        }
+    }
+}
+
 /// A tensor to read: shape and values, `values.len()` equal to the product of `shape`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TensorView<'a> {

@@ -1,5 +1,6 @@
 //! From picture to tensor, and from tensors to findings. Knows neither cameras nor how a model runs.
 
+mod jpeg;
 pub mod nms;
 pub mod postprocess;
 pub mod preprocess;

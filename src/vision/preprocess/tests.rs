@@ -1,0 +1,1 @@
+//! Preprocessing against plain references.
