@@ -180,7 +180,7 @@ impl Plan {
             if channel.plane == plane {
                 let filter = self.columns.filter(channel.columns);
                 filter.sum_columns(&self.tile, channel.step, channel.offset, &mut self.narrow_tile);
-                tile_to_rows(&self.narrow_tile, rows, width, width, &mut kept[top * width..]);
+                tile_to_rows(&self.narrow_tile, rows, width, &mut kept[top * width..]);
             }
         }
     }

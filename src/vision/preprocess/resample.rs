@@ -10,8 +10,6 @@ use ocelli_protocol::manifest::Interpolation;
 pub(super) const LANES: usize = 16;
 /// Samples that are resampled vertically at once.
 const BLOCK: usize = 64;
-/// Fractional bits of a sum in 16-bit lanes: -128 to 127 with a bicubic overshoot still fits.
-const NARROW_BITS: u32 = 7;
 /// Longest span summed in 16-bit lanes, where rounding errors stay below a tenth of a step. A 64-bit ARM core
 /// multiplies and adds into 32-bit lanes in one instruction; there the wide form is the faster one as well.
 const NARROW_TAPS: usize = if cfg!(target_arch = "aarch64") { 0 } else { 16 };
@@ -62,6 +60,13 @@ impl Spans {
         };
         Self(self.0.iter().map(halve).collect())
     }
+
+    /// One output sample in floating point: the reference of the fixed-point sums.
+    #[cfg(test)]
+    pub(super) fn sum(&self, output: usize, sample: impl Fn(usize) -> f64) -> f64 {
+        let (first, weights) = &self.0[output];
+        weights.iter().enumerate().map(|(tap, weight)| weight * sample(first + tap)).sum()
+    }
 }
 
 fn triangle(x: f64) -> f64 {
@@ -104,14 +109,21 @@ impl Filter {
     pub(super) fn new(spans: &Spans) -> Self {
         let longest = spans.0.iter().map(|(_, weights)| weights.len()).max().unwrap_or(0);
         let largest = spans.0.iter().flat_map(|(_, weights)| weights).copied().fold(0.0, f64::max);
-        let precision = if longest <= NARROW_TAPS { Precision::Narrow } else { Precision::Wide };
-        let shift = match precision {
-            Precision::Narrow => 15,
-            // The most bits that a 16-bit weight holds; sums stay far below 2^31.
-            Precision::Wide => {
-                (15..22).rfind(|shift| largest * f64::from(1 << shift) < 32767.0).unwrap_or(15)
-            }
+        // Where a weight is near 1 the picture grows, which is cheap; there exact halves are frequent and want exact
+        // sums.
+        let precision = if longest <= NARROW_TAPS && largest < 0.9 {
+            Precision::Narrow
+        } else {
+            Precision::Wide
         };
+        let most_bits = match precision {
+            Precision::Narrow => 15,
+            // Sums of 255 stay below 2^31.
+            Precision::Wide => 22,
+        };
+        // A weight at a picture's edge may lie above 1, none reaches 2.
+        let fits = |shift: &u32| largest * f64::from(1 << shift) < 32767.0;
+        let shift = (14..=most_bits).rfind(fits).unwrap_or(14);
         let mut filter = Self {
             spans: Vec::with_capacity(spans.0.len()),
             weights: Vec::new(),
@@ -172,7 +184,7 @@ impl Filter {
         lanes: impl Fn(usize) -> &'a [u8; N],
     ) -> [u8; N] {
         match self.precision {
-            Precision::Narrow => sum_narrow(weights, lanes),
+            Precision::Narrow => sum_narrow(weights, self.shift, lanes),
             Precision::Wide => sum_wide(weights, self.shift, lanes),
         }
     }
@@ -194,6 +206,10 @@ fn lanes<const N: usize>(samples: &[u8], at: usize) -> &[u8; N] {
     samples[at..].first_chunk().expect("the plan's spans end inside the planes it was made for")
 }
 
+fn lanes_mut<const N: usize>(samples: &mut [u8], at: usize) -> &mut [u8; N] {
+    samples[at..].first_chunk_mut().expect("the plan's rows are as long as its filters say")
+}
+
 /// High halves of 16-bit products: half the instructions of [`sum_wide`] where only these can be had in one.
 ///
 /// Samples are taken as -128 to 127 in the upper byte; put like that, and not as a plain shift, the compiler sees
@@ -201,10 +217,13 @@ fn lanes<const N: usize>(samples: &[u8], at: usize) -> &[u8; N] {
 #[inline(always)]
 fn sum_narrow<'a, const N: usize>(
     weights: &[i16],
+    shift: u32,
     lanes: impl Fn(usize) -> &'a [u8; N],
 ) -> [u8; N] {
+    // Bits of a sum behind the point: -128 to 127 with a bicubic overshoot still fits.
+    let fraction = shift - 8;
     // Each product loses half a unit on average.
-    let bias = (weights.len() / 2) as i16 + (1 << (NARROW_BITS - 1));
+    let bias = (weights.len() / 2) as i16 + (1 << (fraction - 1));
     let mut sums = [bias; N];
     for (tap, &weight) in weights.iter().enumerate() {
         for (sum, &sample) in sums.iter_mut().zip(lanes(tap)) {
@@ -213,7 +232,7 @@ fn sum_narrow<'a, const N: usize>(
             *sum = sum.wrapping_add(product as i16);
         }
     }
-    sums.map(|sum| (sum >> NARROW_BITS).clamp(-128, 127) as u8 ^ 0x80)
+    sums.map(|sum| (sum >> fraction).clamp(-128, 127) as u8 ^ 0x80)
 }
 
 #[inline(always)]
@@ -231,7 +250,7 @@ fn sum_wide<'a, const N: usize>(
     sums.map(|sum| (sum >> shift).clamp(0, 255) as u8)
 }
 
-/// Turns up to [`LANES`] rows on their side: `tile[x][row]`. Lanes without a row keep what they held.
+/// Turns up to [`LANES`] rows on their side: `tile[x][row]`. Lanes without a row hold nothing of use.
 pub(super) fn rows_to_tile(
     samples: &[u8],
     stride: usize,
@@ -240,35 +259,37 @@ pub(super) fn rows_to_tile(
     tile: &mut [[u8; LANES]],
 ) {
     let mut block = [[0; LANES]; LANES];
-    for (part, columns) in tile[..width].chunks_mut(LANES).enumerate() {
+    let (whole, rest) = tile[..width].as_chunks_mut::<LANES>();
+    let left = whole.len() * LANES;
+    for (part, columns) in whole.iter_mut().enumerate() {
         for (row, line) in block.iter_mut().enumerate().take(rows) {
-            let begin = row * stride + part * LANES;
-            match (columns.len() == LANES).then(|| samples[begin..].first_chunk()).flatten() {
-                Some(whole) => *line = *whole,
-                None => {
-                    line[..columns.len()].copy_from_slice(&samples[begin..begin + columns.len()])
-                }
-            }
+            *line = *lanes(samples, row * stride + part * LANES);
         }
-        columns.copy_from_slice(&transposed(&block)[..columns.len()]);
+        *columns = transposed(&block);
     }
+    for (row, line) in block.iter_mut().enumerate().take(rows) {
+        let begin = row * stride + left;
+        line[..rest.len()].copy_from_slice(&samples[begin..begin + rest.len()]);
+    }
+    rest.copy_from_slice(&transposed(&block)[..rest.len()]);
 }
 
-/// Turns a tile back into rows of `width` samples, `stride` apart.
-pub(super) fn tile_to_rows(
-    tile: &[[u8; LANES]],
-    rows: usize,
-    width: usize,
-    stride: usize,
-    samples: &mut [u8],
-) {
+/// Turns a tile back into rows that are `width` samples wide and apart.
+pub(super) fn tile_to_rows(tile: &[[u8; LANES]], rows: usize, width: usize, samples: &mut [u8]) {
     let mut block = [[0; LANES]; LANES];
-    for (part, columns) in tile[..width].chunks(LANES).enumerate() {
-        block[..columns.len()].copy_from_slice(columns);
-        for (row, line) in transposed(&block).iter().enumerate().take(rows) {
-            let begin = row * stride + part * LANES;
-            samples[begin..begin + columns.len()].copy_from_slice(&line[..columns.len()]);
+    let (whole, rest) = tile[..width].as_chunks::<LANES>();
+    let left = whole.len() * LANES;
+    for (part, columns) in whole.iter().enumerate() {
+        let lines = transposed(columns);
+        for (row, line) in lines.iter().enumerate().take(rows) {
+            let begin = row * width + part * LANES;
+            *lanes_mut(samples, begin) = *line;
         }
+    }
+    block[..rest.len()].copy_from_slice(rest);
+    for (row, line) in transposed(&block).iter().enumerate().take(rows) {
+        let begin = row * width + left;
+        samples[begin..begin + rest.len()].copy_from_slice(&line[..rest.len()]);
     }
 }
 
