@@ -1,7 +1,9 @@
 //! From picture to tensor, and from tensors to findings. Knows neither cameras nor how a model runs.
 
+pub mod annotate;
 mod jpeg;
 pub mod nms;
+mod picture;
 pub mod postprocess;
 pub mod preprocess;
 

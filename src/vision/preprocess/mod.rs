@@ -149,9 +149,7 @@ impl Preprocess for Preprocessor {
         output: &mut TensorViewMut<'_>,
     ) -> Result<Geometry, PreprocessError> {
         self.check_output(output)?;
-        let source = source_of(frame, &mut self.pixels).map_err(|detail| {
-            PreprocessError::BadFrame { number: frame.number, format: name(frame.format), detail }
-        })?;
+        let source = source_of(frame, &mut self.pixels)?;
         let plan = match &mut self.plan {
             Some(plan) if plan.fits(&source) => plan,
             plan => plan.insert(Plan::new(&self.input, &source)),
@@ -165,17 +163,41 @@ impl Preprocess for Preprocessor {
     }
 }
 
-/// The frame's picture, decoded into `pixels` where it is compressed.
-fn source_of<'a>(frame: &'a Frame, pixels: &'a mut Vec<u8>) -> Result<Source<'a>, String> {
-    if frame.format != PixelFormat::Mjpeg {
-        return Source::of_frame(frame);
+/// Width, height and 8-bit RGB pixels of a frame of any format, for people to look at.
+pub(super) fn frame_to_rgb(frame: &Frame) -> Result<(usize, usize, Vec<u8>), PreprocessError> {
+    let mut pixels = Vec::new();
+    let source = source_of(frame, &mut pixels)?;
+    let mut rgb = Vec::with_capacity(source.width * source.height * 3);
+    for y in 0..source.height {
+        for x in 0..source.width {
+            rgb.extend(match (source.layout, source.pixel(x, y)) {
+                (Layout::Rgb, pixel) => pixel,
+                (Layout::Gray, [gray, ..]) => [gray; 3],
+                (Layout::Yuyv | Layout::Nv12, [y, u, v]) => {
+                    normalise::bt601(y, u, v).map(|value| value.round() as u8)
+                }
+            });
+        }
     }
-    let picture = jpeg::decode(&frame.data, pixels).map_err(|error| error.to_string())?;
+    Ok((source.width, source.height, rgb))
+}
+
+/// The frame's picture, decoded into `pixels` where it is compressed.
+fn source_of<'a>(frame: &'a Frame, pixels: &'a mut Vec<u8>) -> Result<Source<'a>, PreprocessError> {
+    let bad = |detail| PreprocessError::BadFrame {
+        number: frame.number,
+        format: name(frame.format),
+        detail,
+    };
+    if frame.format != PixelFormat::Mjpeg {
+        return Source::of_frame(frame).map_err(bad);
+    }
+    let picture = jpeg::decode(&frame.data, pixels).map_err(|error| bad(error.to_string()))?;
     let (layout, bytes) = match picture.components {
         Components::Rgb => (Layout::Rgb, 3),
         Components::Gray => (Layout::Gray, 1),
     };
-    Source::new(layout, picture.width, picture.height, picture.width * bytes, pixels)
+    Source::new(layout, picture.width, picture.height, picture.width * bytes, pixels).map_err(bad)
 }
 
 fn name(format: PixelFormat) -> &'static str {

@@ -156,4 +156,18 @@ impl<'a> Source<'a> {
         let left = self.layout.row_bytes(plane, area.left);
         (&self.data[above * self.stride + left..], self.stride)
     }
+
+    /// The channels of one pixel; 0 for those that the layout lacks.
+    pub(super) fn pixel(&self, x: usize, y: usize) -> [u8; 3] {
+        let mut pixel = [0; 3];
+        for (value, channel) in pixel.iter_mut().zip(self.layout.channels()) {
+            let rows = if channel.plane == 0 { y } else { self.height + y / 2 };
+            let column = match channel.columns {
+                Sampling::Full => x,
+                Sampling::Half => x / 2,
+            };
+            *value = self.data[rows * self.stride + column * channel.step + channel.offset];
+        }
+        pixel
+    }
 }
