@@ -55,9 +55,9 @@ impl<'a> Canvas<'a> {
     }
 
     fn detection(&mut self, detection: &Detection) {
-        let color = PALETTE[detection.class % PALETTE.len()];
+        let color = color(detection.class);
         let Size { width, height } = self.size();
-        let at = |part: f32, side: u32| (part * side as f32).round() as i32;
+        let at = |part: f32, side: u32| (part.clamp(0.0, 1.0) * side as f32).round() as i32;
         let area = detection.bounding_box;
         let top_left = Point::new(at(area.x, width), at(area.y, height));
         let bottom_right = Point::new(at(area.x + area.w, width), at(area.y + area.h, height));
@@ -82,7 +82,7 @@ impl<'a> Canvas<'a> {
         for (row, class) in classes.iter().enumerate() {
             let text = format!("{:>3.0}% {}", class.score * 100.0, class.label);
             let top = 4 + row as i32 * (CELL.height as i32 + 4);
-            self.label(&text, Point::new(4, top), PALETTE[class.class % PALETTE.len()]);
+            self.label(&text, Point::new(4, top), color(class.class));
         }
     }
 
@@ -99,6 +99,11 @@ impl<'a> Canvas<'a> {
             MonoTextStyleBuilder::new().font(&FONT_9X18_BOLD).text_color(Rgb888::WHITE).build();
         draw(Text::with_baseline(&text, at + Point::new(3, 1), style, Baseline::Top), self);
     }
+}
+
+/// Classes whose numbers differ by ten, or are near each other, differ in colour.
+fn color(class: usize) -> Rgb888 {
+    PALETTE[class.wrapping_add(class / PALETTE.len()) % PALETTE.len()]
 }
 
 fn draw<D: Drawable<Color = Rgb888>>(drawable: D, canvas: &mut Canvas<'_>) {
