@@ -50,7 +50,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("linux_embedded_hal", &["src/board/linux.rs"]),
     ("gpio_cdev", &["src/board/linux.rs"]),
     ("embedded_graphics", &["src/vision/annotate.rs"]),
-    ("zune_jpeg", &["src/vision/jpeg.rs"]),
+    ("zune_jpeg", &["src/vision/jpeg.rs", "src/camera/jpeg.rs"]),
     ("lexopt", &["src/cli"]),
     ("toml", &["src/config", "src/model/manifest.rs"]),
     ("sd_notify", &["src/agent"]),
