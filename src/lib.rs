@@ -12,4 +12,7 @@ pub mod board;
 pub mod camera;
 pub mod inference;
 pub mod model;
+pub mod mqtt;
+pub mod report;
+pub mod store;
 pub mod vision;
