@@ -30,7 +30,7 @@ const PAGE_ROWS: usize = 256;
 /// Payload bytes of one batch or load, about.
 const PAGE_BYTES: u64 = 1 << 20;
 /// Numbers reserved at a time when they are given before the result is stored.
-const BLOCK: u64 = 512;
+const BLOCK: u64 = 256;
 /// How far the second file runs ahead of numbers that are stored as they are given.
 const CEILING_STEP: u64 = 4096;
 /// Deliveries are noted in the store this late: noting them later only means sending twice after a crash.

@@ -1,0 +1,401 @@
+//! Delivery under fire: a real broker, a sender in a process of its own, cuts, stalls and kills.
+//!
+//! `OCELLI_FIRE_ROUNDS` sets the rounds of each test (3 unless set; the full run has 30).
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ocelli::clock::{Clock, SystemClock, UnixTime};
+use ocelli::detection::{BoundingBox, Detection, Findings};
+use ocelli::mqtt::{self, BackoffSettings};
+use ocelli::report::{self, Durability, FrameReport, OutboxSettings};
+use ocelli::store;
+use ocelli_protocol::message::{ModelId, StageLatency};
+use support::broker::Broker;
+use support::proxy::{Mode, Proxy};
+use support::subscriber::{Received, Subscriber};
+use support::{now, wait_until};
+
+/// Tells the child what it is; see [`child_sender`].
+const ROLE: &str = "OCELLI_FIRE_SENDER";
+/// Upper bounds of the sender's waits.
+const BACKOFF: BackoffSettings = BackoffSettings {
+    first: Duration::from_millis(100),
+    max: Duration::from_secs(1),
+    stable_after: Duration::from_secs(2),
+};
+/// Time from one result to the next: 100 a second.
+const PERIOD: Duration = Duration::from_millis(10);
+
+fn rounds() -> u64 {
+    std::env::var("OCELLI_FIRE_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3)
+}
+
+/// Different each round, the same each run: milliseconds in `from..to`.
+fn pick(round: u64, from: u64, to: u64) -> Duration {
+    let mixed = (round + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29) ^ to;
+    Duration::from_millis(from + mixed % (to - from))
+}
+
+/// The sender, started by re-running this test program. Killed on drop.
+struct Sender(Child);
+
+impl Sender {
+    fn start(dir: &Path, port: u16, durability: &str) -> Self {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child_sender", "--nocapture", "--test-threads=1"])
+            .env(ROLE, format!("{durability} {port} {}", dir.display()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self(child)
+    }
+
+    fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    /// Orderly end.
+    fn finish(mut self) {
+        drop(self.0.stdin.take());
+        let ended = wait_until(Duration::from_secs(20), || self.0.try_wait().unwrap().is_some());
+        assert!(ended, "the sender does not end");
+        assert!(self.0.wait().unwrap().success(), "the sender failed");
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Not a test of its own: the body of the sender's process, and nothing without [`ROLE`].
+#[test]
+fn child_sender() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    let [durability, port, dir] = role.splitn(3, ' ').collect::<Vec<_>>()[..] else {
+        panic!("{role}");
+    };
+    let durability = if durability == "results" { Durability::Results } else { Durability::Spill };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(send(durability, port.parse().unwrap(), dir));
+}
+
+async fn send(durability: Durability, port: u16, dir: &str) {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let (store, recovered) =
+        store::start(store::Settings::in_dir(dir), Arc::clone(&clock)).unwrap();
+    let boot_id = report::new_boot_id(clock.wall());
+    let mut settings = report::Settings::new("sender".parse().unwrap(), "ocelli", boot_id);
+    settings.outbox = OutboxSettings {
+        durability,
+        spill_after: Duration::from_millis(300),
+        ..OutboxSettings::default()
+    };
+    let mut connection = mqtt::Settings::new("sender", "127.0.0.1", port);
+    connection.keep_alive = Duration::from_secs(1);
+    connection.timeout = Duration::from_secs(2);
+    connection.backoff = BACKOFF;
+    connection.will = Some(settings.will(clock.wall()));
+    let (port, link) = mqtt::client::start(connection, Arc::clone(&clock));
+    let link = tokio::spawn(link);
+    let (handle, _events, reporter) =
+        report::start(settings, store, &recovered, port, Arc::clone(&clock));
+    let task = tokio::spawn(reporter.run());
+    let mut end = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
+    let mut ticks = tokio::time::interval(PERIOD);
+    for frame in 0.. {
+        tokio::select! {
+            _ = &mut end => break,
+            _ = ticks.tick() => handle.submit(synthetic(frame, clock.wall())).await.unwrap(),
+        }
+    }
+    handle.shutdown().await.unwrap();
+    task.await.unwrap();
+    link.await.unwrap();
+}
+
+fn synthetic(frame: u64, captured_at: UnixTime) -> FrameReport {
+    let bounding_box = BoundingBox { x: 0.41, y: 0.22, w: 0.18, h: 0.6 };
+    FrameReport {
+        stream: "front".parse().unwrap(),
+        frame,
+        captured_at,
+        model: ModelId { name: "nanodet-g-coco".into(), version: "1.0.0".into() },
+        backend: vec!["int8".into()],
+        latency: StageLatency::default(),
+        findings: Findings::Detections(vec![Detection {
+            label: "person".into(),
+            class: 0,
+            score: 0.83,
+            bounding_box,
+            landmarks: vec![],
+        }]),
+    }
+}
+
+/// Broker, proxy, subscriber and the sender's folder.
+struct Field {
+    broker: Broker,
+    proxy: Proxy,
+    subscriber: Subscriber,
+    dir: tempfile::TempDir,
+    durability: &'static str,
+}
+
+impl Field {
+    fn new(durability: &'static str) -> Self {
+        let broker = Broker::start();
+        let proxy = Proxy::start(broker.port);
+        let subscriber = Subscriber::start(broker.port);
+        // The session must outlive a broker that is killed at once.
+        broker.save();
+        std::thread::sleep(Duration::from_millis(200));
+        Self { broker, proxy, subscriber, dir: tempfile::tempdir().unwrap(), durability }
+    }
+
+    fn sender(&self) -> Sender {
+        Sender::start(self.dir.path(), self.proxy.port, self.durability)
+    }
+
+    /// Waits until results come (again).
+    fn wait_flowing(&self) {
+        let before = self.subscriber.received().known.len();
+        let flowing = wait_until(Duration::from_secs(15), || {
+            self.subscriber.received().known.len() > before + 20
+        });
+        assert!(flowing, "no results come");
+    }
+
+    fn cut(&self, round: u64) {
+        match round % 4 {
+            0 => self.proxy.cut(),
+            1 => {
+                self.proxy.set(Mode::Refuse);
+                self.proxy.cut();
+                std::thread::sleep(pick(round, 200, 1200));
+            }
+            2 => {
+                // Longer than two pings: the sender must notice by itself.
+                self.proxy.set(Mode::Stall);
+                std::thread::sleep(pick(round, 2500, 3500));
+                self.proxy.cut();
+            }
+            _ => {
+                self.proxy.set(Mode::Stall);
+                std::thread::sleep(pick(round, 100, 900));
+            }
+        }
+        self.proxy.set(Mode::Pass);
+    }
+
+    /// Takes the broker down and up; the sender stays outside until the subscriber is back.
+    fn restart_broker(&mut self, down: fn(&mut Broker)) {
+        self.subscriber.forget_session();
+        down(&mut self.broker);
+        self.proxy.set(Mode::Refuse);
+        self.proxy.cut();
+        self.broker.resume();
+        self.subscriber.resume();
+        self.subscriber.wait_subscribed();
+        self.proxy.set(Mode::Pass);
+    }
+
+    /// Orderly end; then what arrived.
+    fn finish(&self, sender: Sender) -> Received {
+        self.wait_flowing();
+        sender.finish();
+        let received = self.subscriber.settled();
+        assert_eq!(received.status, "offline", "the last word");
+        println!(
+            "{} rounds, {} numbers, {} messages, {} holes, gaps {:?}, {} connection attempts",
+            rounds(),
+            received.known.len(),
+            received.messages,
+            received.holes().len(),
+            received.gaps,
+            self.proxy.attempts().len()
+        );
+        received
+    }
+
+    /// No two attempts of one sender may be closer than half the first wait.
+    fn assert_patient(&self) {
+        let attempts = self.proxy.attempts();
+        let closest = attempts.windows(2).map(|pair| pair[1] - pair[0]).min();
+        assert!(
+            closest.is_none_or(|gap| gap >= BACKOFF.first / 2),
+            "two attempts within {closest:?}"
+        );
+    }
+}
+
+fn assert_complete(received: &Received) {
+    received.assert_ordered();
+    assert_eq!(received.holes(), [0; 0], "missing numbers");
+    assert_eq!(received.gaps, BTreeSet::new(), "announced although nothing is lost");
+}
+
+/// Every hole lies in exactly one gap.
+fn assert_holes_announced(received: &Received) {
+    received.assert_ordered();
+    let mut last = 0;
+    for (from, to) in &received.gaps {
+        assert!(*from > last && to >= from, "gaps share numbers: {:?}", received.gaps);
+        last = *to;
+    }
+    let silent: Vec<_> = received
+        .holes()
+        .into_iter()
+        .filter(|seq| !received.gaps.iter().any(|(from, to)| (from..=to).contains(&seq)))
+        .collect();
+    assert!(silent.is_empty(), "lost in silence: {silent:?}; announced: {:?}", received.gaps);
+}
+
+#[test]
+fn results_survive_network_cuts() {
+    let field = Field::new("results");
+    let sender = field.sender();
+    for round in 0..rounds() {
+        field.wait_flowing();
+        std::thread::sleep(pick(round, 0, 400));
+        field.cut(round);
+    }
+    let received = field.finish(sender);
+    assert_complete(&received);
+    field.assert_patient();
+}
+
+#[test]
+fn results_survive_kills_of_the_sender() {
+    let field = Field::new("results");
+    let mut sender = field.sender();
+    for round in 0..rounds() {
+        field.wait_flowing();
+        std::thread::sleep(pick(round, 0, 700));
+        sender.kill();
+        sender = field.sender();
+    }
+    assert_complete(&field.finish(sender));
+}
+
+#[test]
+fn results_survive_restarts_of_the_broker() {
+    let mut field = Field::new("results");
+    let sender = field.sender();
+    for round in 0..rounds() {
+        field.wait_flowing();
+        std::thread::sleep(pick(round, 0, 700));
+        field.restart_broker(Broker::terminate);
+    }
+    let received = field.finish(sender);
+    assert_complete(&received);
+    field.assert_patient();
+}
+
+#[test]
+fn what_a_killed_broker_loses_it_had_acknowledged() {
+    let mut field = Field::new("results");
+    let sender = field.sender();
+    for round in 0..rounds() {
+        field.wait_flowing();
+        std::thread::sleep(pick(round, 0, 700));
+        // What the broker holds for an absent subscriber dies with it.
+        if round % 2 == 0 {
+            field.subscriber.pause();
+            std::thread::sleep(pick(round, 200, 500));
+        }
+        field.restart_broker(Broker::kill);
+    }
+    let received = field.finish(sender);
+    received.assert_ordered();
+    assert!(
+        !received.holes().is_empty(),
+        "a killed broker must lose something, or the test shows nothing"
+    );
+    let acked = field.proxy.acked();
+    let ours: Vec<_> = received.holes().into_iter().filter(|seq| !acked.contains(seq)).collect();
+    assert!(ours.is_empty(), "lost, and not by the broker: {ours:?}");
+    assert_eq!(received.gaps, BTreeSet::new());
+}
+
+#[test]
+fn spill_announces_every_hole_in_exactly_one_gap() {
+    let mut field = Field::new("spill");
+    let mut sender = field.sender();
+    for round in 0..rounds() {
+        field.wait_flowing();
+        std::thread::sleep(pick(round, 0, 700));
+        // Some kills happen while the broker is away and results are on their way to the store.
+        match round % 3 {
+            0 => {}
+            1 => {
+                field.proxy.set(Mode::Refuse);
+                field.proxy.cut();
+                std::thread::sleep(pick(round, 100, 1500));
+            }
+            _ => field.restart_broker(Broker::terminate),
+        }
+        sender.kill();
+        field.proxy.set(Mode::Pass);
+        sender = field.sender();
+    }
+    let received = field.finish(sender);
+    assert_holes_announced(&received);
+    assert!(!received.gaps.is_empty(), "kills must leave gaps, or the test shows nothing");
+}
+
+#[test]
+fn spill_survives_cuts_without_a_gap() {
+    let field = Field::new("spill");
+    let sender = field.sender();
+    for round in 0..rounds() {
+        field.wait_flowing();
+        field.cut(round);
+    }
+    let received = field.finish(sender);
+    assert_complete(&received);
+    field.assert_patient();
+}
+
+#[test]
+fn reconnects_are_never_busier_than_the_back_off_says() {
+    let field = Field::new("spill");
+    let sender = field.sender();
+    field.wait_flowing();
+    std::thread::sleep(BACKOFF.stable_after + Duration::from_millis(200));
+    let known = field.proxy.attempts().len();
+    field.proxy.set(Mode::Refuse);
+    let start = now();
+    field.proxy.cut();
+    std::thread::sleep(Duration::from_secs(6));
+    let mut times = vec![start];
+    times.extend(field.proxy.attempts().into_iter().skip(known));
+    field.proxy.set(Mode::Pass);
+    assert!(times.len() > 6, "only {} attempts in 6 s", times.len());
+    for (number, pair) in times.windows(2).enumerate() {
+        let whole = (BACKOFF.first * (1 << number.min(8))).min(BACKOFF.max);
+        let waited = pair[1] - pair[0];
+        // The wait begins when the sender sees the end, a moment after the proxy made it.
+        assert!(
+            waited >= whole / 2,
+            "attempt {number} after {waited:?}, at least {:?} expected",
+            whole / 2
+        );
+        assert!(
+            waited <= whole + Duration::from_millis(500),
+            "attempt {number} only after {waited:?}"
+        );
+    }
+    assert_complete(&field.finish(sender));
+}
