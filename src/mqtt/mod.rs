@@ -5,7 +5,7 @@
 
 pub mod backoff;
 pub mod client;
-pub mod tls;
+mod tls;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -18,7 +18,7 @@ use crate::mqtt::{Refusal, RefusalKind, TlsSettings};
 ///
 /// # Errors
 /// [`RefusalKind::Settings`] names the file and what is wrong with it.
-pub fn client_config(settings: &TlsSettings) -> Result<Arc<ClientConfig>, Refusal> {
+pub(super) fn client_config(settings: &TlsSettings) -> Result<Arc<ClientConfig>, Refusal> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(&settings.ca)? {
         roots.add(certificate).map_err(|error| bad_file(&settings.ca, &error.to_string()))?;
@@ -64,7 +64,7 @@ fn bad_file(path: &Path, detail: &str) -> Refusal {
 
 /// The TLS reason within an error of the client library, in plain words; `None` when TLS is not to blame.
 #[must_use]
-pub fn explain(error: &(dyn Error + 'static), host: &str, now: UnixTime) -> Option<Refusal> {
+pub(super) fn explain(error: &(dyn Error + 'static), host: &str, now: UnixTime) -> Option<Refusal> {
     let error = find(error)?;
     let (kind, message) = match error {
         rustls::Error::InvalidCertificate(reason) => explain_certificate(reason, host, now),
@@ -163,5 +163,114 @@ fn find<'a>(mut error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
             Some(inner) => inner,
             None => error.source()?,
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertifiedIssuer, GeneralSubtree, IsCa, KeyPair,
+        NameConstraints,
+    };
+    use rustls::{ClientConnection, ServerConfig, ServerConnection};
+
+    use super::*;
+
+    /// A handshake in memory with a server whose certificate for `name` comes from a CA that is only permitted `permitted`.
+    fn handshake(permitted: &str, name: &str, host: &'static str) -> Result<(), rustls::Error> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.name_constraints = Some(NameConstraints {
+            permitted_subtrees: vec![GeneralSubtree::DnsName(permitted.into())],
+            excluded_subtrees: Vec::new(),
+        });
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let ca = dir.path().join("ca.pem");
+        std::fs::write(&ca, issuer.pem()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let leaf = CertificateParams::new(vec![name.to_owned()])
+            .unwrap()
+            .signed_by(&key, &issuer)
+            .unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let server = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![leaf.der().clone()],
+                PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+            )
+            .unwrap();
+        let client = client_config(&TlsSettings { ca, client: None }).unwrap();
+        let mut client = ClientConnection::new(client, host.try_into().unwrap()).unwrap();
+        let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+        while client.is_handshaking() {
+            let mut wire = Vec::new();
+            client.write_tls(&mut wire).unwrap();
+            server.read_tls(&mut wire.as_slice()).unwrap();
+            server.process_new_packets()?;
+            let mut wire = Vec::new();
+            server.write_tls(&mut wire).unwrap();
+            client.read_tls(&mut wire.as_slice()).unwrap();
+            client.process_new_packets()?;
+        }
+        Ok(())
+    }
+
+    /// RUSTSEC-2026-0099: rustls-webpki before 0.103.12, 0.102 among them, takes `*.example.com` for permitted by
+    /// `accept.example.com`. That this is refused shows that the patched one verifies.
+    #[test]
+    fn a_wildcard_wider_than_the_issuer_may_name_is_refused() {
+        assert_eq!(handshake("example.com", "*.example.com", "reject.example.com"), Ok(()));
+        let error =
+            handshake("accept.example.com", "*.example.com", "reject.example.com").unwrap_err();
+        assert!(matches!(error, rustls::Error::InvalidCertificate(_)), "{error:?}");
+        let error =
+            handshake("accept.example.com", "*.example.com", "accept.example.com").unwrap_err();
+        assert!(matches!(error, rustls::Error::InvalidCertificate(_)), "{error:?}");
+    }
+
+    /// The old webpki is linked, but only for a variant of the client library's error type.
+    #[test]
+    fn the_old_webpki_is_reached_by_the_client_library_alone() {
+        let lock =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.lock")).unwrap();
+        let packages: Vec<_> = lock.split("[[package]]").collect();
+        let version = |package: &str| -> Option<(String, String)> {
+            let field = |name: &str| {
+                let line = package.lines().find_map(|line| line.strip_prefix(name))?;
+                Some(line.trim_matches('"').to_owned())
+            };
+            Some((field("name = ")?, field("version = ")?))
+        };
+        let users = |needle: &str| -> Vec<String> {
+            let uses = |package: &&&str| {
+                package.lines().any(|line| line.trim().trim_matches(['"', ',']) == needle)
+            };
+            packages.iter().filter(uses).filter_map(|package| Some(version(package)?.0)).collect()
+        };
+        let users_of_old = users("rustls-webpki 0.102.8");
+        let allowed = ["rumqttc", "rumqttd"];
+        assert!(
+            users_of_old.iter().all(|user| allowed.contains(&user.as_str())),
+            "{users_of_old:?}"
+        );
+        assert!(
+            users_of_old.iter().any(|user| user == "rumqttc"),
+            "update the advisories in deny.toml"
+        );
+        let new = packages.iter().filter_map(|package| version(package));
+        let new: Vec<_> = new
+            .filter(|(name, version)| name == "rustls-webpki" && version.starts_with("0.103."))
+            .collect();
+        let patch =
+            |version: &str| version.rsplit('.').next().and_then(|patch| patch.parse::<u32>().ok());
+        assert!(
+            !new.is_empty() && new.iter().all(|(_, version)| patch(version) >= Some(13)),
+            "{new:?}"
+        );
+        assert!(users(&format!("rustls-webpki {}", new[0].1)).contains(&"rustls".to_owned()));
     }
 }
