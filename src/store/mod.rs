@@ -11,6 +11,8 @@ mod outbox;
 mod recovery;
 mod results;
 mod sequence;
+#[cfg(test)]
+mod tests;
 mod thread;
 
 use std::path::PathBuf;

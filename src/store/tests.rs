@@ -1,0 +1,174 @@
+//! The store on a real disk: what a kill, a damaged file, a newer schema and a full disk leave.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+
+use crate::clock::{Clock, SystemClock, UnixTime};
+use crate::store::*;
+
+fn open(dir: &Path) -> (Store, Recovered) {
+    start(Settings::in_dir(dir), Arc::new(SystemClock)).unwrap()
+}
+
+fn apply(store: &Store, batch: Batch) -> Applied {
+    let (reply, answer) = channel();
+    store.apply(batch, move |applied| reply.send(applied).unwrap()).unwrap();
+    answer.recv().unwrap()
+}
+
+fn close(store: &Store) {
+    let (reply, answer) = channel();
+    store.close(move |()| reply.send(()).unwrap()).unwrap();
+    answer.recv().unwrap();
+}
+
+fn rows(numbers: std::ops::RangeInclusive<u64>) -> Vec<OutboxRow> {
+    let row = |seq: u64| OutboxRow {
+        seq,
+        at: UnixTime::from_micros(seq),
+        topic: "t".into(),
+        payload: seq.to_be_bytes().into(),
+    };
+    numbers.map(row).collect()
+}
+
+/// A store that holds 3 and 4 of 1 to 4, and promised numbers up to 6.
+fn filled(dir: &Path) -> Store {
+    let (store, recovered) = open(dir);
+    assert_eq!(recovered.next_seq, 1);
+    let batch = Batch { append: rows(1..=4), reserved: 4, mark: 4, ceiling: 6, ..Batch::default() };
+    apply(&store, batch).outcome.unwrap();
+    let batch = Batch {
+        delete: vec![1, 2],
+        reserved: 6,
+        mark: 4,
+        settled: 2,
+        ceiling: 8,
+        ..Batch::default()
+    };
+    apply(&store, batch).outcome.unwrap();
+    store
+}
+
+#[test]
+fn what_was_committed_is_there_and_what_was_promised_is_announced() {
+    let dir = tempfile::tempdir().unwrap();
+    close(&filled(dir.path()));
+    let gap = GapRow { from: 5, to: 6, reason: GapReason::PowerLoss };
+    // The second start must not announce anything new.
+    for _ in 0..2 {
+        let (store, recovered) = open(dir.path());
+        assert_eq!(recovered.gaps, [gap]);
+        assert_eq!(
+            (recovered.next_seq, recovered.rows, recovered.first_row, recovered.last_row),
+            (7, 2, Some(3), Some(4))
+        );
+        let (reply, page) = channel();
+        store.load(0, 10, 1 << 20, move |page| reply.send(page).unwrap()).unwrap();
+        assert_eq!(page.recv().unwrap().unwrap(), rows(3..=4));
+        close(&store);
+    }
+}
+
+#[test]
+fn a_damaged_database_is_kept_aside_and_its_numbers_are_not_given_again() {
+    let dir = tempfile::tempdir().unwrap();
+    close(&filled(dir.path()));
+    let path = dir.path().join(DATABASE_FILE);
+    let damaged = vec![0x5a; fs::metadata(&path).unwrap().len() as usize];
+    fs::write(&path, &damaged).unwrap();
+    let (store, recovered) = open(dir.path());
+    assert_eq!(recovered.gaps, [GapRow { from: 3, to: 8, reason: GapReason::Storage }]);
+    assert_eq!((recovered.next_seq, recovered.rows, recovered.known), (9, 0, true));
+    assert!(recovered.notes[0].contains("damaged-1"), "{:?}", recovered.notes);
+    assert_eq!(fs::read(dir.path().join("ocelli.db.damaged-1")).unwrap(), damaged);
+    close(&store);
+    // With the second file gone as well, nothing tells where numbers stopped.
+    fs::write(&path, &damaged).unwrap();
+    fs::remove_file(dir.path().join(SEQUENCE_FILE)).unwrap();
+    let (store, recovered) = open(dir.path());
+    assert!(!recovered.known);
+    close(&store);
+}
+
+#[test]
+fn a_page_damaged_in_the_middle_is_found_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let batch = Batch {
+        append: rows(1..=5000),
+        reserved: 5000,
+        mark: 5000,
+        ceiling: 6000,
+        ..Batch::default()
+    };
+    apply(&store, batch).outcome.unwrap();
+    close(&store);
+    let path = dir.path().join(DATABASE_FILE);
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2 / 4096 * 4096;
+    bytes[middle..middle + 4096].fill(0xff);
+    fs::write(&path, bytes).unwrap();
+    let (store, recovered) = open(dir.path());
+    assert_eq!(recovered.next_seq, 6001, "{recovered:?}");
+    assert_eq!(recovered.gaps, [GapRow { from: 1, to: 6000, reason: GapReason::Storage }]);
+    close(&store);
+}
+
+#[test]
+fn a_newer_schema_is_refused_and_left_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(DATABASE_FILE);
+    let newer = rusqlite::Connection::open(&path).unwrap();
+    newer.pragma_update(None, "user_version", 99).unwrap();
+    drop(newer);
+    let before = fs::read(&path).unwrap();
+    let error = start(Settings::in_dir(dir.path()), Arc::new(SystemClock)).unwrap_err();
+    assert!(matches!(error, StoreError::Newer { found: 99, known: 1, .. }), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn a_place_that_cannot_hold_a_store_is_told_and_not_fatal() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "not a folder").unwrap();
+    let (store, recovered) = open(&file);
+    assert!(!recovered.known && !recovered.notes.is_empty(), "{recovered:?}");
+    let applied = apply(&store, Batch { append: rows(1..=1), ..Batch::default() });
+    assert!(matches!(applied.outcome, Err(StoreError::Unavailable { .. })), "{applied:?}");
+    close(&store);
+}
+
+#[test]
+fn a_second_agent_on_the_same_store_is_kept_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = filled(dir.path());
+    let (second, recovered) = open(dir.path());
+    assert!(!recovered.known && recovered.notes[0].contains("locked"), "{recovered:?}");
+    close(&second);
+    close(&first);
+}
+
+#[test]
+fn audit_rows_are_chained_across_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rows = Vec::new();
+    for detail in ["a", "b"] {
+        let (store, _) = open(dir.path());
+        let entry = AuditEntry {
+            at: SystemClock.wall(),
+            kind: "command".into(),
+            subject: "ping".into(),
+            detail: detail.into(),
+        };
+        let (reply, answer) = channel();
+        store.audit(entry, move |row| reply.send(row).unwrap()).unwrap();
+        rows.push(answer.recv().unwrap().unwrap());
+        close(&store);
+    }
+    assert_eq!(rows[1].previous, rows[0].digest);
+    assert_eq!(rows[1].number, 2);
+}
