@@ -2,6 +2,8 @@
 //!
 //! `OCELLI_FIRE_ROUNDS` sets the rounds of each test (3 unless set; the full run has 30).
 
+#![allow(clippy::unwrap_used, reason = "tests may panic, and so may what only they use")]
+
 mod support;
 
 use std::collections::BTreeSet;
@@ -212,6 +214,7 @@ impl Field {
     }
 
     /// Orderly end; then what arrived.
+    #[expect(clippy::print_stdout, reason = "the figures of the run, shown with --nocapture")]
     fn finish(&self, sender: Sender) -> Received {
         self.wait_flowing();
         sender.finish();

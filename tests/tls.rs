@@ -1,6 +1,8 @@
 //! Refused, and told why: wrong password, wrong CA, expired and future certificates, wrong host name, no client
 //! certificate, no TLS, nobody there, a black hole. Against a real broker.
 
+#![allow(clippy::unwrap_used, reason = "tests may panic, and so may what only they use")]
+
 mod support;
 
 use std::net::TcpListener;

@@ -188,10 +188,10 @@ impl Connection {
                             }
                         }
                         Ok(event) => {
-                            if let Some(told) = live.handle(event) {
-                                if self.wire.incoming.send(told).await.is_err() {
-                                    return End::Done;
-                                }
+                            if let Some(told) = live.handle(event)
+                                && self.wire.incoming.send(told).await.is_err()
+                            {
+                                return End::Done;
                             }
                         }
                     }

@@ -354,7 +354,8 @@ impl Outbox {
         // Were a later result sent first, a crash could bring the dropped one back, out of order.
         let announced =
             !self.gaps.iter().any(|gap| gap.kept != Kept::Stored && gap.row.from < entry.row.seq);
-        if !degraded && !(stored && announced) {
+        let safe = stored && announced;
+        if !safe && !degraded {
             return None;
         }
         self.in_flight += 1;
