@@ -44,6 +44,7 @@ const FORBIDDEN: &[(&str, &str)] = &[
 /// Foreign crates, and the only places of `src/` that may name them.
 const CONFINED: &[(&str, &[&str])] = &[
     ("tract_onnx", &["src/inference/"]),
+    ("prost", &["src/inference/"]),
     ("rumqttc", &["src/mqtt/client.rs", "src/mqtt/tls.rs"]),
     ("rustls", &["src/mqtt/tls.rs", "src/mqtt/client.rs"]),
     ("rusqlite", &["src/store/"]),
