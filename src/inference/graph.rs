@@ -255,7 +255,6 @@ pub struct Node {
     pub activation: Option<Activation>,
     /// Multiply-accumulates of a run.
     pub macs: u64,
-    domain: String,
     attributes: Vec<AttributeProto>,
 }
 
@@ -303,7 +302,6 @@ impl Node {
     pub(in crate::inference) fn attributes(&self) -> &[AttributeProto] {
         &self.attributes
     }
-
 }
 
 /// A checked graph with everything static about it.

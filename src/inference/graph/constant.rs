@@ -93,7 +93,11 @@ fn stored(proto: &TensorProto, element: ElementType) -> Option<usize> {
     })
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "ONNX stores bytes in int32_data")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "ONNX stores bytes in int32_data"
+)]
 fn values(proto: TensorProto, element: ElementType) -> TensorBuffer {
     let raw = proto.raw_data;
     let is_raw = !raw.is_empty();

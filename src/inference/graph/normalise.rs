@@ -282,7 +282,6 @@ impl Normaliser {
         let op = plain.map_or(raw.op, str::to_owned);
         let arithmetic = if quantised { Arithmetic::Quantised } else { Arithmetic::Plain };
         let macs = macs(&op, &inputs, &outputs, &self.raw.tensors);
-        let domain = if plain.is_some() { String::new() } else { raw.domain };
         Node {
             name: raw.name,
             op,
@@ -291,7 +290,6 @@ impl Normaliser {
             arithmetic,
             activation,
             macs,
-            domain,
             attributes: raw.attributes,
         }
     }

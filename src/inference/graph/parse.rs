@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use prost::Message as _;
 use tract_onnx::pb::tensor_shape_proto::dimension::Value as Dimension;
-use tract_onnx::pb::{AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto, type_proto};
+use tract_onnx::pb::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto, type_proto,
+};
 
 use super::constant::{self, element_of};
 use super::sort::topological_order;
@@ -15,7 +17,6 @@ use super::{Constant, GraphError, Limits, TensorId, TensorInfo, tables, wire};
 pub(super) struct RawNode {
     pub name: String,
     pub op: String,
-    pub domain: String,
     pub attributes: Vec<AttributeProto>,
     pub inputs: Vec<Option<TensorId>>,
     pub outputs: Vec<Option<TensorId>>,
@@ -230,7 +231,9 @@ impl Names {
             return Err(GraphError::Unsupported(what));
         }
         let nested = |attribute: &AttributeProto| {
-            attribute.g.is_some() || !attribute.graphs.is_empty() || attribute.sparse_tensor.is_some()
+            attribute.g.is_some()
+                || !attribute.graphs.is_empty()
+                || attribute.sparse_tensor.is_some()
         };
         if proto.attribute.iter().any(nested) {
             let what = format!("node `{name}` ({}) holds a graph of its own", proto.op_type);
@@ -239,15 +242,16 @@ impl Names {
         let mut inputs = Vec::new();
         for input in &proto.input {
             let named = (!input.is_empty()).then_some(input);
-            inputs.push(named.map(|input| self.known(input, &format!("node `{name}`"))).transpose()?);
+            inputs
+                .push(named.map(|input| self.known(input, &format!("node `{name}`"))).transpose()?);
         }
         let mut outputs = Vec::new();
         for output in &proto.output {
             let named = (!output.is_empty()).then_some(output);
             outputs.push(named.map(|output| self.add(output, empty(output, 0))).transpose()?);
         }
-        let (op, domain, attributes) = (proto.op_type, proto.domain, proto.attribute);
-        Ok(RawNode { name, op, domain, attributes, inputs, outputs })
+        let (op, attributes) = (proto.op_type, proto.attribute);
+        Ok(RawNode { name, op, attributes, inputs, outputs })
     }
 
     fn known(&self, name: &str, reader: &str) -> Result<TensorId, GraphError> {
@@ -277,9 +281,8 @@ pub(super) fn check_shape(
     limits: &Limits,
 ) -> Result<usize, GraphError> {
     at_most(&format!("number of dimensions of {whose}"), shape.len(), limits.rank)?;
-    let elements = shape.iter().try_fold(1_u128, |product, length| {
-        product.checked_mul(*length as u128)
-    });
+    let elements =
+        shape.iter().try_fold(1_u128, |product, length| product.checked_mul(*length as u128));
     let elements = elements.unwrap_or(u128::MAX);
     if elements > limits.tensor_elements as u128 {
         return Err(GraphError::TooLarge {

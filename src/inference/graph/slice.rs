@@ -176,7 +176,12 @@ impl Slicer<'_> {
             match &tensor.quantisation {
                 Some(found) if quantised => {
                     let float = format!("{}::float", tensor.name);
-                    quantise.push((float.clone(), tensor.name.clone(), found.clone(), tensor.element));
+                    quantise.push((
+                        float.clone(),
+                        tensor.name.clone(),
+                        found.clone(),
+                        tensor.element,
+                    ));
                     outputs.push(float);
                 }
                 _ => outputs.push(tensor.name.clone()),

@@ -1,0 +1,258 @@
+//! One segment of a session: its plan, its alternatives, and which of them runs.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use smallvec::SmallVec;
+
+use super::alternative::{Alternative, Readiness};
+use super::verify::{Tolerance, difference};
+use super::{LoadError, SegmentReport, SessionError, SessionOptions, Slot};
+use crate::clock::Clock;
+use crate::inference::delegate::{
+    CompileError, CompiledSegment, Delegate, RunError, Segment, SegmentIo,
+};
+use crate::inference::graph::{Graph, NodeSet, slice};
+use crate::inference::tract::{self, TractSegment};
+use crate::tensor::{Tensor, TensorView, TensorViewMut};
+
+/// Tensors at a segment's border that cost no allocation per frame.
+const ON_STACK: usize = 16;
+
+/// What is to be compiled; shared with the thread that builds a stand-in.
+pub(super) struct Plan {
+    pub graph: Arc<Graph>,
+    pub nodes: NodeSet,
+    pub io: SegmentIo,
+}
+
+impl Plan {
+    pub(super) fn new(graph: Arc<Graph>, nodes: NodeSet, io: SegmentIo) -> Arc<Self> {
+        Arc::new(Self { graph, nodes, io })
+    }
+
+    /// Compiles for a delegate, or for tract. Panics become errors.
+    pub(super) fn compile(
+        &self,
+        delegate: Option<&Arc<dyn Delegate>>,
+    ) -> Result<Box<dyn CompiledSegment>, CompileError> {
+        let view = self.graph.view();
+        let Some(delegate) = delegate else {
+            let segment = TractSegment::compile(&view, &self.nodes, &self.io)?;
+            return Ok(Box::new(segment));
+        };
+        let onnx = slice(&view, &self.nodes, &self.io);
+        let segment = Segment { graph: &view, nodes: &self.nodes, io: &self.io, onnx: &onnx };
+        let compiled = tract::catch(|| delegate.compile(&segment));
+        let compiled = compiled.unwrap_or_else(|panic| Err(CompileError::Failed(panic)))?;
+        if *compiled.io() == self.io {
+            return Ok(compiled);
+        }
+        Err(CompileError::Failed(format!("other tensors than agreed: {:?}", compiled.io())))
+    }
+
+    pub(super) fn first_node(&self) -> String {
+        let first = self.nodes.iter().next();
+        first.map_or(String::new(), |node| self.graph.view().node(node).name.clone())
+    }
+}
+
+/// A segment that runs.
+pub(super) struct Runner {
+    plan: Arc<Plan>,
+    /// In order of preference; the last is tract.
+    alternatives: Vec<Alternative>,
+    /// Where its inputs lie.
+    reads: Vec<Slot>,
+    /// Its outputs are the session's tensors from here on.
+    first: usize,
+    back_off: Duration,
+    quarantine_after: u32,
+    current: usize,
+    fallbacks: u64,
+    last_error: Option<String>,
+    last_run: Duration,
+}
+
+impl Runner {
+    pub(super) fn load(
+        plan: Arc<Plan>,
+        delegates: Vec<Arc<dyn Delegate>>,
+        options: &SessionOptions,
+        reads: Vec<Slot>,
+        first: usize,
+    ) -> Result<Self, LoadError> {
+        let mut alternatives: Vec<_> = delegates.into_iter().map(Alternative::of).collect();
+        alternatives.push(Alternative::host());
+        let mut runner = Self {
+            plan,
+            alternatives,
+            reads,
+            first,
+            back_off: options.back_off,
+            quarantine_after: options.quarantine_after.max(1),
+            current: 0,
+            fallbacks: 0,
+            last_error: None,
+            last_run: Duration::ZERO,
+        };
+        runner.load_first()?;
+        Ok(runner)
+    }
+
+    /// Compiles the first alternative that takes the segment.
+    fn load_first(&mut self) -> Result<(), LoadError> {
+        let mut reasons = Vec::new();
+        for place in 0..self.alternatives.len() {
+            let alternative = &mut self.alternatives[place];
+            match alternative.build_now(&self.plan) {
+                Ok(()) => {
+                    self.current = place;
+                    return Ok(());
+                }
+                Err(error) => {
+                    let reason = format!("{}: {error}", alternative.name());
+                    log::warn!("node={} {reason}", self.plan.first_node());
+                    self.last_error = Some(reason.clone());
+                    reasons.push(reason);
+                }
+            }
+        }
+        Err(LoadError::Segment { node: self.plan.first_node(), reason: reasons.join("; ") })
+    }
+
+    /// Runs the first alternative that is able to.
+    pub(super) fn run(
+        &mut self,
+        inputs: &[TensorView<'_>],
+        tensors: &mut [Tensor],
+        clock: &dyn Clock,
+        allowance: Duration,
+        deadline: Instant,
+    ) -> Result<(), SessionError> {
+        let mut deadline = deadline;
+        for place in 0..self.alternatives.len() {
+            let start = clock.now();
+            match self.alternatives[place].readiness(&self.plan, start) {
+                Readiness::Ready => {}
+                Readiness::NotNow => continue,
+                Readiness::Building => return Err(SessionError::NotReady),
+                Readiness::Failed(reason) => {
+                    self.last_error = Some(reason);
+                    continue;
+                }
+            }
+            self.current = place;
+            let result = self.run_one(place, inputs, tensors, deadline);
+            let end = clock.now();
+            self.last_run = end.saturating_duration_since(start);
+            let late = end > deadline && !self.alternatives[place].is_host();
+            match result {
+                Ok(()) => {
+                    // A late answer is still right; the next frame goes to somebody faster.
+                    match late {
+                        true => self.failed(place, &RunError::DeadlineOverrun, end),
+                        false => self.alternatives[place].succeeded(),
+                    }
+                    self.fallbacks += u64::from(place > 0);
+                    return Ok(());
+                }
+                Err(error) => self.failed(place, &error, end),
+            }
+            // The stand-in gets the time that the frame was given, not what is left of it.
+            deadline = end + allowance;
+        }
+        let reason = self.last_error.clone().unwrap_or_else(|| "no alternative".to_owned());
+        Err(SessionError::Failed { node: self.plan.first_node(), reason })
+    }
+
+    fn run_one(
+        &mut self,
+        place: usize,
+        inputs: &[TensorView<'_>],
+        tensors: &mut [Tensor],
+        deadline: Instant,
+    ) -> Result<(), RunError> {
+        let (before, from) = tensors.split_at_mut(self.first);
+        let reads = self.reads.iter().map(|slot| view(*slot, inputs, before));
+        let reads: SmallVec<[TensorView<'_>; ON_STACK]> = reads.collect();
+        let writes = from[..self.plan.io.outputs.len()].iter_mut().map(Tensor::view_mut);
+        let mut writes: SmallVec<[TensorViewMut<'_>; ON_STACK]> = writes.collect();
+        let Some(segment) = self.alternatives[place].segment() else {
+            return Err(RunError::Fault("it is not built".to_owned()));
+        };
+        tract::catch(|| segment.run(&reads, &mut writes, deadline))
+            .unwrap_or_else(|panic| Err(RunError::Fault(panic)))
+    }
+
+    fn failed(&mut self, place: usize, error: &RunError, now: Instant) {
+        let alternative = &mut self.alternatives[place];
+        let reason = format!("{}: {error}", alternative.name());
+        let gone = alternative.failed(now, self.back_off, self.quarantine_after);
+        let state = if gone { "quarantined" } else { "paused" };
+        log::warn!("node={} state={state} {reason}", self.plan.first_node());
+        self.last_error = Some(reason);
+    }
+
+    /// Runs, compares with the host on the same inputs, and puts an alternative aside that is wrong.
+    ///
+    /// Says whether one was.
+    pub(super) fn audit(
+        &mut self,
+        inputs: &[TensorView<'_>],
+        tensors: &mut [Tensor],
+        clock: &dyn Clock,
+        tolerance: Tolerance,
+    ) -> Result<bool, SessionError> {
+        let allowance = Duration::from_secs(3600);
+        let outputs = self.first..self.first + self.plan.io.outputs.len();
+        let host = self.alternatives.len() - 1;
+        self.run(inputs, tensors, clock, allowance, clock.now() + allowance)?;
+        if self.current == host {
+            return Ok(false);
+        }
+        let answers = tensors[outputs.clone()].to_vec();
+        let failed = |runner: &Self, reason: String| SessionError::Failed {
+            node: runner.plan.first_node(),
+            reason,
+        };
+        if self.alternatives[host].segment().is_none() {
+            let built = self.alternatives[host].build_now(&self.plan);
+            built.map_err(|error| failed(self, error.to_string()))?;
+        }
+        let ran = self.run_one(host, inputs, tensors, clock.now() + allowance);
+        ran.map_err(|error| failed(self, error.to_string()))?;
+        let worst = answers.iter().zip(&tensors[outputs]).find_map(|(answer, reference)| {
+            let apart = difference(answer.view().values, reference.view().values)?;
+            (apart > tolerance.for_values(answer.view().values))
+                .then(|| format!("`{}` is wrong by {apart}", answer.spec().name))
+        });
+        let Some(wrong) = worst else { return Ok(false) };
+        let alternative = &mut self.alternatives[self.current];
+        alternative.quarantine();
+        let reason = format!("{}: failed the golden check: {wrong}", alternative.name());
+        log::error!("node={} {reason}", self.plan.first_node());
+        self.last_error = Some(reason);
+        Ok(true)
+    }
+
+    pub(super) fn report(&self) -> SegmentReport {
+        let view = self.plan.graph.view();
+        let nodes = || self.plan.nodes.iter().map(|node| view.node(node));
+        SegmentReport {
+            delegate: self.alternatives[self.current].name().to_owned(),
+            nodes: nodes().map(|node| node.name.clone()).collect(),
+            macs: nodes().map(|node| node.macs).sum(),
+            fallbacks: self.fallbacks,
+            last_error: self.last_error.clone(),
+            last_run: self.last_run,
+        }
+    }
+}
+
+fn view<'a>(slot: Slot, inputs: &[TensorView<'a>], tensors: &'a [Tensor]) -> TensorView<'a> {
+    match slot {
+        Slot::Input(place) => inputs[place],
+        Slot::Tensor(place) => tensors[place].view(),
+    }
+}

@@ -1,0 +1,264 @@
+//! Operators on quantised tensors for tract.
+//!
+//! tract runs quantised graphs in floats and rounds `x * (1 / scale)`, where ONNX says `x / scale`. Here a quantised
+//! tensor inside a tract plan is a float tensor of whole numbers, its *steps* (`value - zero_point`). Sums of
+//! products of steps are exact in f32 up to 2^24, so that convolutions give the integers that onnxruntime's kernels
+//! give, at the speed of tract's float kernels, and one pass over the result in place rounds it to steps again.
+
+use tract_onnx::model::{OnnxOpRegister, ParsingContext};
+use tract_onnx::pb::NodeProto;
+use tract_onnx::tract_hir::internal::*;
+
+/// Adding and subtracting this rounds floats below 2^22 to whole numbers, ties to even, and vectorises everywhere.
+const ROUND: f32 = 12_582_912.0;
+
+/// Names of the operators, as [`register`] knows them.
+pub(super) const LOAD: &str = "OcelliLoad";
+pub(super) const STORE: &str = "OcelliStore";
+pub(super) const QUANTISE: &str = "OcelliQuantise";
+pub(super) const REQUANTISE: &str = "OcelliRequantise";
+pub(super) const ADD: &str = "OcelliAdd";
+pub(super) const LOOKUP: &str = "OcelliLookup";
+
+pub(super) fn register(register: &mut OnnxOpRegister) {
+    register
+        .insert(LOAD, |_, node| wrap(Kernel::Load { zero_point: node.get_attr("zero_point")? }));
+    register.insert(STORE, |_, node| {
+        let to = if node.get_attr::<i64>("signed")? != 0 { DatumType::I8 } else { DatumType::U8 };
+        wrap(Kernel::Store { zero_point: node.get_attr("zero_point")?, to })
+    });
+    register.insert(QUANTISE, |_, node| {
+        let &[scale, low, high] = numbers(node)? else { bail!("scale, low, high") };
+        wrap(Kernel::Quantise { scale, low, high })
+    });
+    register.insert(REQUANTISE, requantise);
+    register.insert(ADD, |_, node| {
+        let &[low, high, a, b] = numbers(node)? else { bail!("low, high, two factors") };
+        wrap(Kernel::Add { factors: [a, b], low, high })
+    });
+    register.insert(LOOKUP, |_, node| {
+        let [first, table @ ..] = numbers(node)? else { bail!("first step, table") };
+        ensure!(table.len() == 256, "a table of 256 steps");
+        wrap(Kernel::Lookup { first: *first, table: table.into() })
+    });
+}
+
+type Built = TractResult<(Box<dyn InferenceOp>, Vec<String>)>;
+
+fn requantise(_: &ParsingContext<'_>, node: &NodeProto) -> Built {
+    let [low, high, factors @ ..] = numbers(node)? else { bail!("low, high, factors") };
+    ensure!(!factors.is_empty(), "no factor");
+    let axis = node.get_attr("axis")?;
+    wrap(Kernel::Requantise { factors: factors.into(), axis, low: *low, high: *high })
+}
+
+fn numbers(node: &NodeProto) -> TractResult<&[f32]> {
+    let found = node.attribute.iter().find(|attribute| attribute.name == "numbers");
+    found.map(|attribute| attribute.floats.as_slice()).context("no attribute `numbers`")
+}
+
+fn wrap(kernel: Kernel) -> Built {
+    Ok((expand(kernel), vec![]))
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Kernel {
+    /// Bytes to steps.
+    Load { zero_point: i32 },
+    /// Steps to bytes.
+    Store { zero_point: i32, to: DatumType },
+    /// Reals to steps: `clamp(round(x / scale))`.
+    Quantise { scale: f32, low: f32, high: f32 },
+    /// Sums of products to steps: `clamp(round(x * factor))`, one factor or one per slice along an axis.
+    Requantise { factors: Box<[f32]>, axis: usize, low: f32, high: f32 },
+    /// The sum of two tensors of steps, in steps.
+    Add { factors: [f32; 2], low: f32, high: f32 },
+    /// Any function of one tensor of steps.
+    Lookup { first: f32, table: Box<[f32]> },
+}
+
+impl Eq for Kernel {}
+
+#[inline]
+fn round(x: f32, low: f32, high: f32) -> f32 {
+    // Clamping first keeps |x| far below 2^22; NaN becomes `low`.
+    (x.max(low).min(high) + ROUND) - ROUND
+}
+
+impl Kernel {
+    fn output_type(&self) -> DatumType {
+        match self {
+            Self::Store { to, .. } => *to,
+            _ => f32::datum_type(),
+        }
+    }
+
+    fn arity(&self) -> usize {
+        if matches!(self, Self::Add { .. }) { 2 } else { 1 }
+    }
+
+    /// Rewrites floats where they lie.
+    fn in_place(&self, shape: &[usize], values: &mut [f32]) {
+        match self {
+            Self::Quantise { scale, low, high } => {
+                values.iter_mut().for_each(|x| *x = round(*x / scale, *low, *high));
+            }
+            Self::Requantise { factors, axis, low, high } => {
+                let inner = shape.get(axis + 1..).map_or(1, |rest| rest.iter().product());
+                scale_slices(values, factors, inner, *low, *high);
+            }
+            Self::Lookup { first, table } => {
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "steps lie in 0..256 after the shift; `as` saturates, and the index is capped"
+                )]
+                let look = |x: f32| table[((x - first) as usize).min(255)];
+                values.iter_mut().for_each(|x| *x = look(*x));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn scale_slices(values: &mut [f32], factors: &[f32], inner: usize, low: f32, high: f32) {
+    if let [factor] = factors {
+        values.iter_mut().for_each(|x| *x = round(*x * factor, low, high));
+    } else if inner == 1 {
+        for row in values.chunks_exact_mut(factors.len()) {
+            row.iter_mut().zip(factors).for_each(|(x, factor)| *x = round(*x * factor, low, high));
+        }
+    } else {
+        for (slice, factor) in values.chunks_exact_mut(inner.max(1)).zip(factors.iter().cycle()) {
+            slice.iter_mut().for_each(|x| *x = round(*x * factor, low, high));
+        }
+    }
+}
+
+fn load<T: Copy + Into<i32>>(from: &[T], zero_point: i32, to: &mut [f32]) {
+    #[expect(clippy::cast_precision_loss, reason = "a difference of bytes")]
+    from.iter().zip(to).for_each(|(x, y)| *y = ((*x).into() - zero_point) as f32);
+}
+
+impl Op for Kernel {
+    fn name(&self) -> StaticName {
+        match self {
+            Self::Load { .. } => LOAD,
+            Self::Store { .. } => STORE,
+            Self::Quantise { .. } => QUANTISE,
+            Self::Requantise { .. } => REQUANTISE,
+            Self::Add { .. } => ADD,
+            Self::Lookup { .. } => LOOKUP,
+        }
+        .into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for Kernel {
+    op_out_of_plan!();
+
+    fn eval(
+        &self,
+        _context: &EvalContext<'_>,
+        mut inputs: TVec<TValue>,
+    ) -> TractResult<TVec<TValue>> {
+        ensure!(inputs.len() == self.arity(), "{} of {} inputs", Op::name(self), inputs.len());
+        let result = match self {
+            Self::Load { zero_point } => {
+                let mut result = Tensor::zero::<f32>(inputs[0].shape())?;
+                let mut plain = result.try_as_plain_ram_mut()?;
+                let (from, to) = (inputs[0].try_as_plain_ram()?, plain.as_slice_mut::<f32>()?);
+                match inputs[0].datum_type() {
+                    DatumType::U8 => load(from.as_slice::<u8>()?, *zero_point, to),
+                    DatumType::I8 => load(from.as_slice::<i8>()?, *zero_point, to),
+                    other => bail!("loading steps from {other:?}"),
+                }
+                result
+            }
+            Self::Store { zero_point, to } => store(&inputs[0], *zero_point, *to)?,
+            Self::Add { factors: [ka, kb], low, high } => {
+                let b = inputs.remove(1);
+                let mut result = inputs.remove(0).into_tensor();
+                let mut plain = result.try_as_plain_ram_mut()?;
+                let a = plain.as_slice_mut::<f32>()?;
+                let b = b.try_as_plain_ram()?;
+                let b = b.as_slice::<f32>()?;
+                a.iter_mut().zip(b).for_each(|(a, b)| *a = round(*a * ka + b * kb, *low, *high));
+                result
+            }
+            _ => {
+                let mut result = inputs.remove(0).into_tensor();
+                let shape: TVec<usize> = result.shape().into();
+                self.in_place(&shape, result.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?);
+                result
+            }
+        };
+        Ok(tvec!(result.into_tvalue()))
+    }
+}
+
+fn store(input: &Tensor, zero_point: i32, to: DatumType) -> TractResult<Tensor> {
+    let mut result = Tensor::zero_dt(to, input.shape())?;
+    let mut plain = result.try_as_plain_ram_mut()?;
+    let input = input.try_as_plain_ram()?;
+    let input = input.as_slice::<f32>()?;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "steps plus zero point fit a byte; `as` saturates"
+    )]
+    match to {
+        DatumType::U8 => {
+            let output = plain.as_slice_mut::<u8>()?;
+            input.iter().zip(output).for_each(|(x, y)| *y = (x + zero_point as f32) as u8);
+        }
+        DatumType::I8 => {
+            let output = plain.as_slice_mut::<i8>()?;
+            input.iter().zip(output).for_each(|(x, y)| *y = (x + zero_point as f32) as i8);
+        }
+        other => bail!("storing steps as {other:?}"),
+    }
+    Ok(result)
+}
+
+impl TypedOp for Kernel {
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        Ok(tvec!(self.output_type().fact(inputs[0].shape.clone())))
+    }
+
+    as_op!();
+}
+
+impl Expansion for Kernel {
+    fn name(&self) -> StaticName {
+        Op::name(self)
+    }
+
+    fn rules<'r, 'p: 'r, 's: 'r>(
+        &'s self,
+        solver: &mut Solver<'r>,
+        inputs: &'p [TensorProxy],
+        outputs: &'p [TensorProxy],
+    ) -> InferenceResult {
+        check_input_arity(inputs, self.arity())?;
+        check_output_arity(outputs, 1)?;
+        solver.equals(&outputs[0].datum_type, self.output_type())?;
+        solver.equals(&outputs[0].shape, &inputs[0].shape)?;
+        if self.arity() == 2 {
+            solver.equals(&inputs[1].shape, &inputs[0].shape)?;
+        }
+        Ok(())
+    }
+
+    fn wire(
+        &self,
+        prefix: &str,
+        model: &mut TypedModel,
+        inputs: &[OutletId],
+    ) -> TractResult<TVec<OutletId>> {
+        model.wire_node(prefix, self.clone(), inputs)
+    }
+}
