@@ -10,6 +10,7 @@ pub mod tensor;
 
 pub mod board;
 pub mod camera;
+pub mod cli;
 pub mod inference;
 pub mod model;
 pub mod mqtt;

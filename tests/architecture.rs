@@ -52,7 +52,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("gpio_cdev", &["src/board/linux.rs"]),
     ("embedded_graphics", &["src/vision/annotate.rs"]),
     ("zune_jpeg", &["src/vision/jpeg.rs", "src/camera/jpeg.rs"]),
-    ("lexopt", &["src/cli"]),
+    ("lexopt", &["src/cli", "src/main.rs"]),
     ("toml", &["src/config", "src/model/manifest.rs"]),
     ("sd_notify", &["src/agent"]),
 ];

@@ -1,0 +1,363 @@
+//! `ocelli bench`: how long a model takes here, on which delegate, and what it answers.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lexopt::prelude::*;
+use serde::Serialize;
+
+use super::npy;
+use crate::clock::Clock;
+use crate::inference::session::{LoadError, SegmentReport, SessionError};
+use crate::inference::{self, Session, SessionOptions};
+use crate::tensor::{ElementType, TensorBuffer, TensorSpec, TensorView};
+
+/// How to use it.
+pub const HELP: &str = "\
+Usage: ocelli bench MODEL [OPTIONS]
+
+Runs a model again and again and says how long it took. MODEL is an ONNX file with static shapes.
+
+  --delegates A,B    who may run it, in order of preference (default: all of this build; tract is always last)
+  --threads N        threads for delegates that use several (default 1)
+  --runs N           runs that count (default 50)
+  --warmup N         runs before, that do not count (default 5)
+  --input FILE.npy   the input, float32 in the model's shape (default: random, the same each time)
+  --dump-output FILE.npz
+                     writes the outputs of the last run, by name
+  --layers           also prints a line for each segment
+  --json             prints one JSON object instead of text
+
+Times include the quantisation of a float input. Example:
+  ocelli bench model.onnx --runs 100 --json
+";
+
+/// Longest run that we wait for.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// Why there is no figure.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BenchError {
+    /// The command line is wrong (exit code 2).
+    #[error("{0}; see ocelli bench --help")]
+    Usage(String),
+    /// A file cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The input is not one for this model.
+    #[error("{}: {reason}", path.display())]
+    Input {
+        /// The `.npy` file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The model cannot be run.
+    #[error("{}: {source}", path.display())]
+    Load {
+        /// The model.
+        path: PathBuf,
+        /// Why not.
+        source: LoadError,
+    },
+    /// A run failed.
+    #[error(transparent)]
+    Run(#[from] SessionError),
+    /// The result cannot be printed.
+    #[error("output: {0}")]
+    Output(#[from] io::Error),
+}
+
+struct Settings {
+    model: PathBuf,
+    delegates: Option<Vec<String>>,
+    threads: usize,
+    runs: usize,
+    warmup: usize,
+    input: Option<PathBuf>,
+    dump_output: Option<PathBuf>,
+    layers: bool,
+    json: bool,
+}
+
+/// Result of `--json`; its fields are a contract.
+#[derive(Debug, Serialize)]
+struct Figures {
+    model: String,
+    delegates: Vec<String>,
+    threads: usize,
+    runs: usize,
+    load_ms: f64,
+    min_ms: f64,
+    p50_ms: f64,
+    p90_ms: f64,
+    p99_ms: f64,
+    peak_rss_mib: f64,
+    segments: Vec<SegmentFigures>,
+}
+
+#[derive(Debug, Serialize)]
+struct SegmentFigures {
+    delegate: String,
+    nodes: usize,
+    macs: u64,
+}
+
+/// Runs the command with the arguments after `bench`.
+///
+/// # Errors
+/// [`BenchError`]; [`BenchError::Usage`] is wrong use, all others are failures.
+pub fn run(
+    arguments: &mut lexopt::Parser,
+    out: &mut dyn Write,
+    clock: &Arc<dyn Clock>,
+) -> Result<(), BenchError> {
+    let Some(settings) = parse(arguments)? else {
+        return Ok(out.write_all(HELP.as_bytes())?);
+    };
+    let onnx = read_model(&settings.model)?;
+    let names = settings.delegates.clone().unwrap_or_else(inference::delegate_names);
+    let delegates = inference::delegates(&names);
+    let start = clock.now();
+    let session = Session::load(&onnx, &delegates, SessionOptions::default(), Arc::clone(clock));
+    let load = clock.now().saturating_duration_since(start);
+    let path = || settings.model.clone();
+    let mut session = session.map_err(|source| BenchError::Load { path: path(), source })?;
+    drop(onnx);
+
+    let inputs = inputs(&session, settings.input.as_deref())?;
+    let views: Vec<_> = inputs.iter().map(|(spec, values)| view(spec, values)).collect();
+    let mut times = Vec::with_capacity(settings.runs);
+    for number in 0..settings.warmup + settings.runs {
+        let time = timed(&mut session, &views, &**clock)?;
+        if number >= settings.warmup {
+            times.push(time);
+        }
+    }
+    if let Some(path) = &settings.dump_output {
+        dump(&session, path)?;
+    }
+    let report = session.report().segments;
+    let figures = figures(&settings, names, load, times, &report);
+    if settings.json {
+        serde_json::to_writer(&mut *out, &figures).map_err(io::Error::from)?;
+        return Ok(writeln!(out)?);
+    }
+    print(&figures, out)?;
+    if settings.layers { print_segments(&report, out) } else { Ok(()) }
+}
+
+fn timed(
+    session: &mut Session,
+    inputs: &[TensorView<'_>],
+    clock: &dyn Clock,
+) -> Result<Duration, SessionError> {
+    let start: Instant = clock.now();
+    session.run(inputs, start + PATIENCE)?;
+    Ok(clock.now().saturating_duration_since(start))
+}
+
+fn parse(arguments: &mut lexopt::Parser) -> Result<Option<Settings>, BenchError> {
+    let usage = |error: lexopt::Error| BenchError::Usage(error.to_string());
+    let mut settings = Settings {
+        model: PathBuf::new(),
+        delegates: None,
+        threads: 1,
+        runs: 50,
+        warmup: 5,
+        input: None,
+        dump_output: None,
+        layers: false,
+        json: false,
+    };
+    let mut model = None;
+    while let Some(argument) = arguments.next().map_err(usage)? {
+        match argument {
+            Long("help") | Short('h') => return Ok(None),
+            Long("delegates") => {
+                let list = arguments.value().and_then(|value| value.string()).map_err(usage)?;
+                settings.delegates = Some(known_delegates(&list)?);
+            }
+            Long("threads") => settings.threads = count(arguments, 1)?,
+            Long("runs") => settings.runs = count(arguments, 1)?,
+            Long("warmup") => settings.warmup = count(arguments, 0)?,
+            Long("input") => settings.input = Some(arguments.value().map_err(usage)?.into()),
+            Long("dump-output") => {
+                settings.dump_output = Some(arguments.value().map_err(usage)?.into());
+            }
+            Long("layers") => settings.layers = true,
+            Long("json") => settings.json = true,
+            Value(path) if model.is_none() => model = Some(PathBuf::from(path)),
+            other => return Err(usage(other.unexpected())),
+        }
+    }
+    settings.model = model.ok_or_else(|| BenchError::Usage("no MODEL given".to_owned()))?;
+    Ok(Some(settings))
+}
+
+fn known_delegates(list: &str) -> Result<Vec<String>, BenchError> {
+    let known = inference::delegate_names();
+    let names: Vec<String> = list.split(',').map(|name| name.trim().to_owned()).collect();
+    match names.iter().find(|name| !known.contains(name)) {
+        None => Ok(names),
+        Some(name) => {
+            let known = known.join(", ");
+            let what = format!("this build has no delegate `{name}`; it has: {known}");
+            Err(BenchError::Usage(what))
+        }
+    }
+}
+
+fn count(arguments: &mut lexopt::Parser, least: usize) -> Result<usize, BenchError> {
+    let usage = |error: lexopt::Error| BenchError::Usage(error.to_string());
+    let count: usize = arguments.value().and_then(|value| value.parse()).map_err(usage)?;
+    if (least..=1_000_000).contains(&count) {
+        return Ok(count);
+    }
+    Err(BenchError::Usage(format!("{count} is not between {least} and 1000000")))
+}
+
+fn read_model(path: &Path) -> Result<Vec<u8>, BenchError> {
+    fs::read(path).map_err(|source| BenchError::File { path: path.to_owned(), source })
+}
+
+type Input = (TensorSpec, TensorBuffer);
+
+fn inputs(session: &Session, file: Option<&Path>) -> Result<Vec<Input>, BenchError> {
+    let Some(path) = file else {
+        let random = |spec: &TensorSpec| (spec.clone(), random(spec));
+        return Ok(session.inputs().iter().map(random).collect());
+    };
+    let wrong = |reason| BenchError::Input { path: path.to_owned(), reason };
+    let [spec] = session.inputs() else {
+        return Err(wrong("the model has several inputs; --input takes one".to_owned()));
+    };
+    let bytes = read_model(path)?;
+    let (shape, values) = npy::read_f32(&bytes).map_err(wrong)?;
+    if shape != spec.shape || spec.element != ElementType::F32 {
+        let (element, expected) = (spec.element, &spec.shape);
+        return Err(wrong(format!("f32 {shape:?}, the model reads {element} {expected:?}")));
+    }
+    Ok(vec![(spec.clone(), values)])
+}
+
+/// The same values each time, spread like pixels around 0.
+fn random(spec: &TensorSpec) -> TensorBuffer {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut byte = move || {
+        // xorshift64
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[4]
+    };
+    let len = spec.len();
+    match spec.element {
+        ElementType::F32 => {
+            TensorBuffer::F32((0..len).map(|_| (f32::from(byte()) - 127.5) / 64.0).collect())
+        }
+        ElementType::U8 => TensorBuffer::U8((0..len).map(|_| byte()).collect()),
+        ElementType::I8 => {
+            TensorBuffer::I8((0..len).map(|_| i8::from_le_bytes([byte()])).collect())
+        }
+        ElementType::I32 | ElementType::I64 => TensorBuffer::zeros(spec.element, len),
+    }
+}
+
+fn view<'a>(spec: &'a TensorSpec, values: &'a TensorBuffer) -> TensorView<'a> {
+    TensorView { shape: &spec.shape, values: values.as_values() }
+}
+
+fn dump(session: &Session, path: &Path) -> Result<(), BenchError> {
+    let outputs = session.outputs().iter().enumerate();
+    let arrays: Vec<_> =
+        outputs.map(|(place, spec)| (spec.name.as_str(), session.output(place))).collect();
+    let mut file = Vec::new();
+    let written = npy::write_npz(&arrays, &mut file).and_then(|()| fs::write(path, file));
+    written.map_err(|source| BenchError::File { path: path.to_owned(), source })
+}
+
+fn figures(
+    settings: &Settings,
+    delegates: Vec<String>,
+    load: Duration,
+    mut times: Vec<Duration>,
+    report: &[SegmentReport],
+) -> Figures {
+    times.sort_unstable();
+    let at = |percent: usize| {
+        let place = (times.len() * percent).div_ceil(100).max(1) - 1;
+        milliseconds(times[place])
+    };
+    let segment = |segment: &SegmentReport| SegmentFigures {
+        delegate: segment.delegate.clone(),
+        nodes: segment.nodes.len(),
+        macs: segment.macs,
+    };
+    Figures {
+        model: settings.model.display().to_string(),
+        delegates,
+        threads: settings.threads,
+        runs: settings.runs,
+        load_ms: milliseconds(load),
+        min_ms: at(0),
+        p50_ms: at(50),
+        p90_ms: at(90),
+        p99_ms: at(99),
+        peak_rss_mib: peak_rss_mib().unwrap_or(0.0),
+        segments: report.iter().map(segment).collect(),
+    }
+}
+
+/// To the microsecond.
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// The most memory that this process had resident, where the system tells.
+fn peak_rss_mib() -> Option<f64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some((kib / 102.4).round() / 10.0)
+}
+
+fn print(figures: &Figures, out: &mut dyn Write) -> Result<(), BenchError> {
+    writeln!(out, "{}: {} runs after load in {} ms", figures.model, figures.runs, figures.load_ms)?;
+    writeln!(
+        out,
+        "min {} ms, p50 {} ms, p90 {} ms, p99 {} ms; peak RSS {} MiB",
+        figures.min_ms, figures.p50_ms, figures.p90_ms, figures.p99_ms, figures.peak_rss_mib
+    )?;
+    for segment in &figures.segments {
+        let (delegate, nodes, macs) = (&segment.delegate, segment.nodes, segment.macs);
+        writeln!(out, "{delegate}: {nodes} nodes, {:.1} MMAC", macs as f64 / 1e6)?;
+    }
+    Ok(())
+}
+
+fn print_segments(report: &[SegmentReport], out: &mut dyn Write) -> Result<(), BenchError> {
+    writeln!(out, "{:>4}  {:<10} {:>6} {:>10} {:>10}", "#", "delegate", "nodes", "MMAC", "last ms")?;
+    for (place, segment) in report.iter().enumerate() {
+        let (macs, time) = (segment.macs as f64 / 1e6, milliseconds(segment.last_run));
+        let nodes = segment.nodes.len();
+        writeln!(out, "{place:>4}  {:<10} {nodes:>6} {macs:>10.2} {time:>10.3}", segment.delegate)?;
+        let ends = segment.nodes.first().zip(segment.nodes.last());
+        if let Some((first, last)) = ends {
+            writeln!(out, "      {first} … {last}")?;
+        }
+        if let Some(error) = &segment.last_error {
+            writeln!(out, "      {} fallbacks, last: {error}", segment.fallbacks)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,4 @@
+//! The device binary's commands.
+
+pub mod bench;
+mod npy;
