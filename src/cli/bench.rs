@@ -346,7 +346,11 @@ fn print(figures: &Figures, out: &mut dyn Write) -> Result<(), BenchError> {
 }
 
 fn print_segments(report: &[SegmentReport], out: &mut dyn Write) -> Result<(), BenchError> {
-    writeln!(out, "{:>4}  {:<10} {:>6} {:>10} {:>10}", "#", "delegate", "nodes", "MMAC", "last ms")?;
+    writeln!(
+        out,
+        "{:>4}  {:<10} {:>6} {:>10} {:>10}",
+        "#", "delegate", "nodes", "MMAC", "last ms"
+    )?;
     for (place, segment) in report.iter().enumerate() {
         let (macs, time) = (segment.macs as f64 / 1e6, milliseconds(segment.last_run));
         let nodes = segment.nodes.len();

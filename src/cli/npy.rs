@@ -21,7 +21,9 @@ pub(super) fn read_f32(bytes: &[u8]) -> Result<(Vec<usize>, TensorBuffer), Strin
     let (header, data) = body.split_at_checked(length).ok_or("its header is cut short")?;
     let header = std::str::from_utf8(header).map_err(|_| "its header is not text")?;
     if value(header, "descr") != Some("'<f4'") {
-        return Err("its elements are not little-endian float32; save it with .astype('<f4')".into());
+        return Err(
+            "its elements are not little-endian float32; save it with .astype('<f4')".into()
+        );
     }
     if value(header, "fortran_order") != Some("False") {
         return Err("it is in Fortran order; save it with numpy.ascontiguousarray".into());
@@ -70,10 +72,7 @@ fn npy(view: &TensorView<'_>) -> Vec<u8> {
 ///
 /// # Errors
 /// The writer's; and names or arrays too large for a plain zip (4 GiB).
-pub(super) fn write_npz(
-    arrays: &[(&str, TensorView<'_>)],
-    out: &mut dyn Write,
-) -> io::Result<()> {
+pub(super) fn write_npz(arrays: &[(&str, TensorView<'_>)], out: &mut dyn Write) -> io::Result<()> {
     let too_large = |_| io::Error::new(io::ErrorKind::InvalidInput, "too large for an .npz");
     let (mut directory, mut offset) = (Vec::new(), 0_u32);
     for (name, view) in arrays {
@@ -103,9 +102,10 @@ pub(super) fn write_npz(
         out.write_all(&content)?;
         let written = 4 + entry.len() + name.len() + content.len();
         let written = u32::try_from(written).map_err(too_large)?;
-        offset = offset.checked_add(written).ok_or(()).map_err(|()| {
-            io::Error::new(io::ErrorKind::InvalidInput, "too large for an .npz")
-        })?;
+        offset = offset
+            .checked_add(written)
+            .ok_or(())
+            .map_err(|()| io::Error::new(io::ErrorKind::InvalidInput, "too large for an .npz"))?;
     }
     let count = u16::try_from(arrays.len()).map_err(too_large)?.to_le_bytes();
     out.write_all(&directory)?;

@@ -6,7 +6,11 @@
 pub mod delegate;
 pub mod graph;
 pub mod partition;
+#[cfg(test)]
+mod reference;
 pub mod session;
+#[cfg(test)]
+mod testing;
 mod tract;
 
 use std::sync::Arc;

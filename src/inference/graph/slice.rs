@@ -192,7 +192,7 @@ impl Slicer<'_> {
         self.encoder.node(&node.op, &inputs, &names, node.attributes().to_vec());
         for (mut float, name, found, element) in quantise {
             if let Some(activation) = node.activation {
-                float = clip(&mut self.encoder, &float, activation);
+                float = clip(&mut self.encoder, &float, activation, self.graph.opset());
             }
             let (scale, zero_point) = self.parameters(&name, &found, element);
             self.encoder.node("QuantizeLinear", &[&float, &scale, &zero_point], &[&name], vec![]);
@@ -248,15 +248,26 @@ impl Slicer<'_> {
 pub(in crate::inference) fn clip(
     encoder: &mut Encoder,
     float: &str,
-    activation: Activation,
+    Activation { min, max }: Activation,
+    opset: i64,
 ) -> String {
     let clipped = format!("{float}::clipped");
-    let (min, max) = (format!("{clipped}::min"), format!("{clipped}::max"));
-    // Max and Min instead of Clip: its bounds were attributes before operator set 11.
-    let lower = format!("{clipped}::lower");
-    encoder.constant(&min, &[], &TensorBuffer::F32(vec![activation.min.max(f32::MIN)]));
-    encoder.constant(&max, &[], &TensorBuffer::F32(vec![activation.max.min(f32::MAX)]));
-    encoder.node("Max", &[float, &min], &[&lower], vec![]);
-    encoder.node("Min", &[&lower, &max], &[&clipped], vec![]);
+    if min.to_bits() == 0 && max == f32::INFINITY {
+        encoder.node("Relu", &[float], &[&clipped], vec![]);
+    } else if opset < 11 {
+        // The bounds became inputs in operator set 11.
+        let bounds = vec![float_attribute("min", min), float_attribute("max", max)];
+        encoder.node("Clip", &[float], &[&clipped], bounds);
+    } else {
+        let (low, high) = (format!("{clipped}::min"), format!("{clipped}::max"));
+        encoder.constant(&low, &[], &TensorBuffer::F32(vec![min]));
+        encoder.constant(&high, &[], &TensorBuffer::F32(vec![max]));
+        encoder.node("Clip", &[float, &low, &high], &[&clipped], vec![]);
+    }
     clipped
+}
+
+fn float_attribute(name: &str, f: f32) -> AttributeProto {
+    let r#type = AttributeType::Float as i32;
+    AttributeProto { name: name.to_owned(), r#type, f, ..AttributeProto::default() }
 }

@@ -1,6 +1,5 @@
 //! Spells a part of a graph out in operators that tract knows, quantised tensors as steps (see `steps`).
 
-use prost as _;
 use tract_onnx::pb::{AttributeProto, ModelProto};
 
 use super::steps;
@@ -280,7 +279,9 @@ impl<'a> Lowering<'a> {
             return None;
         }
         let (low, high) = range(y, at_y, node.activation);
-        let numbers = vec![low, high, at_a.scale / at_y.scale, at_b.scale / at_y.scale];
+        let mut numbers = vec![low, high, at_a.scale / at_y.scale, at_b.scale / at_y.scale];
+        #[expect(clippy::cast_precision_loss, reason = "bytes")]
+        numbers.extend([at_a, at_b, at_y].map(|found| found.zero_point as f32));
         let (a, b, name) = (self.steps(a), self.steps(b), steps_of(y));
         self.encoder.claim(&name);
         self.encoder.node(
@@ -413,7 +414,7 @@ impl<'a> Lowering<'a> {
         self.emit(node, &inputs, &names);
         for (mut name, y, found) in later {
             if let Some(activation) = node.activation {
-                name = clip(&mut self.encoder, &name, activation);
+                name = clip(&mut self.encoder, &name, activation, self.graph.opset());
             }
             self.quantise(&name, y, found);
         }

@@ -33,8 +33,10 @@ pub(super) fn register(register: &mut OnnxOpRegister) {
     });
     register.insert(REQUANTISE, requantise);
     register.insert(ADD, |_, node| {
-        let &[low, high, a, b] = numbers(node)? else { bail!("low, high, two factors") };
-        wrap(Kernel::Add { factors: [a, b], low, high })
+        let &[low, high, a, b, za, zb, zc] = numbers(node)? else {
+            bail!("low, high, two factors, three zero points")
+        };
+        wrap(Kernel::Add { factors: [a, b], zero_points: [za, zb, zc], low, high })
     });
     register.insert(LOOKUP, |_, node| {
         let [first, table @ ..] = numbers(node)? else { bail!("first step, table") };
@@ -71,8 +73,9 @@ enum Kernel {
     Quantise { scale: f32, low: f32, high: f32 },
     /// Sums of products to steps: `clamp(round(x * factor))`, one factor or one per slice along an axis.
     Requantise { factors: Box<[f32]>, axis: usize, low: f32, high: f32 },
-    /// The sum of two tensors of steps, in steps.
-    Add { factors: [f32; 2], low: f32, high: f32 },
+    /// The sum of two tensors of steps, in steps. In the order of operations of onnxruntime's QLinearAdd: the zero
+    /// points are inside the sum that is rounded.
+    Add { factors: [f32; 2], zero_points: [f32; 3], low: f32, high: f32 },
     /// Any function of one tensor of steps.
     Lookup { first: f32, table: Box<[f32]> },
 }
@@ -178,14 +181,17 @@ impl EvalOp for Kernel {
                 result
             }
             Self::Store { zero_point, to } => store(&inputs[0], *zero_point, *to)?,
-            Self::Add { factors: [ka, kb], low, high } => {
+            Self::Add { factors: [ka, kb], zero_points: [za, zb, zc], low, high } => {
+                let fixed = zc - (ka * za + kb * zb);
+                let (low, high) = (low + zc, high + zc);
                 let b = inputs.remove(1);
                 let mut result = inputs.remove(0).into_tensor();
                 let mut plain = result.try_as_plain_ram_mut()?;
                 let a = plain.as_slice_mut::<f32>()?;
                 let b = b.try_as_plain_ram()?;
                 let b = b.as_slice::<f32>()?;
-                a.iter_mut().zip(b).for_each(|(a, b)| *a = round(*a * ka + b * kb, *low, *high));
+                let sum = |a: f32, b: f32| (fixed + (a + za) * ka) + (b + zb) * kb;
+                a.iter_mut().zip(b).for_each(|(a, b)| *a = round(sum(*a, *b), low, high) - zc);
                 result
             }
             _ => {
