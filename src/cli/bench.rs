@@ -13,13 +13,15 @@ use super::npy;
 use crate::clock::Clock;
 use crate::inference::session::{LoadError, SegmentReport, SessionError};
 use crate::inference::{self, Session, SessionOptions};
+use crate::model::{Package, PackageError};
 use crate::tensor::{ElementType, TensorBuffer, TensorSpec, TensorView};
 
 /// How to use it.
 pub const HELP: &str = "\
 Usage: ocelli bench MODEL [OPTIONS]
 
-Runs a model again and again and says how long it took. MODEL is an ONNX file with static shapes.
+Runs a model again and again and says how long it took. MODEL is an ONNX file with static
+shapes, or the folder of a model package.
 
   --delegates A,B    who may run it, in order of preference (default: all of this build; tract is always last)
   --threads N        threads for delegates that use several (default 1)
@@ -61,6 +63,9 @@ pub enum BenchError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The folder is no model package.
+    #[error(transparent)]
+    Package(#[from] PackageError),
     /// The model cannot be run.
     #[error("{}: {source}", path.display())]
     Load {
@@ -226,7 +231,15 @@ fn count(arguments: &mut lexopt::Parser, least: usize) -> Result<usize, BenchErr
     Err(BenchError::Usage(format!("{count} is not between {least} and 1000000")))
 }
 
+/// The ONNX file, or the one inside a model package (a folder).
 fn read_model(path: &Path) -> Result<Vec<u8>, BenchError> {
+    if path.is_dir() {
+        return Ok(Package::open(path)?.spec().onnx().to_vec());
+    }
+    read_file(path)
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, BenchError> {
     fs::read(path).map_err(|source| BenchError::File { path: path.to_owned(), source })
 }
 
@@ -241,7 +254,7 @@ fn inputs(session: &Session, file: Option<&Path>) -> Result<Vec<Input>, BenchErr
     let [spec] = session.inputs() else {
         return Err(wrong("the model has several inputs; --input takes one".to_owned()));
     };
-    let bytes = read_model(path)?;
+    let bytes = read_file(path)?;
     let (shape, values) = npy::read_f32(&bytes).map_err(wrong)?;
     if shape != spec.shape || spec.element != ElementType::F32 {
         let (element, expected) = (spec.element, &spec.shape);
@@ -364,4 +377,113 @@ fn print_segments(report: &[SegmentReport], out: &mut dyn Write) -> Result<(), B
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+
+    fn fixture(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    }
+
+    fn bench(arguments: &[&str]) -> Result<String, BenchError> {
+        let mut parser = lexopt::Parser::from_args(arguments);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let mut out = Vec::new();
+        run(&mut parser, &mut out, &clock)?;
+        Ok(String::from_utf8(out).expect("text"))
+    }
+
+    /// onnxruntime's answers, recorded by models/recipes/fixtures.py.
+    #[test]
+    fn qoperator_files_give_the_recorded_answers() {
+        for (model, outputs) in
+            [("tiny-qop", &["map", "logits"][..]), ("tiny-qop-softmax", &["map"])]
+        {
+            let onnx = read_model(&fixture(&format!("{model}.onnx"))).expect("a fixture");
+            let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+            let session = Session::load(&onnx, &[], SessionOptions::default(), Arc::clone(&clock));
+            let mut session = session.expect("it loads");
+            let input = inputs(&session, Some(&fixture(&format!("{model}-input.npy"))));
+            let input = input.expect("its input");
+            let views: Vec<_> = input.iter().map(|(spec, values)| view(spec, values)).collect();
+            session.run(&views, clock.now() + PATIENCE).expect("it runs");
+            for name in outputs {
+                let file = read_file(&fixture(&format!("{model}-{name}.npy"))).expect("recorded");
+                let (shape, expected) = npy::read_f32(&file).expect("an array");
+                let place = session.outputs().iter().position(|spec| spec.name == *name);
+                let found = session.output(place.expect("an output of that name"));
+                assert_eq!(found.shape, shape);
+                let pairs = found.values.as_f32().into_iter().flatten();
+                let expected = expected.as_values().as_f32().expect("f32");
+                let worst = pairs.zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                let span = expected.iter().fold(0.0_f32, |span, value| span.max(value.abs()));
+                // Half a step of 256 over the range: not one value may be a step off.
+                assert!(worst <= span / 512.0, "{model} {name}: {worst} of {span}");
+            }
+        }
+    }
+
+    #[test]
+    fn prints_exactly_the_documented_fields() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let npz = folder.path().join("out.npz");
+        let model = fixture("tiny-qop.onnx");
+        let json = bench(&[
+            model.to_str().expect("UTF-8"),
+            "--runs=3",
+            "--json",
+            "--dump-output",
+            npz.to_str().expect("UTF-8"),
+        ]);
+        let json: serde_json::Value = serde_json::from_str(&json.expect("figures")).expect("JSON");
+        let fields: Vec<_> = json.as_object().expect("an object").keys().cloned().collect();
+        let mut expected = [
+            "model",
+            "delegates",
+            "threads",
+            "runs",
+            "load_ms",
+            "min_ms",
+            "p50_ms",
+            "p90_ms",
+            "p99_ms",
+            "peak_rss_mib",
+            "segments",
+        ];
+        expected.sort_unstable();
+        let mut fields = fields;
+        fields.sort_unstable();
+        assert_eq!(fields, expected);
+        assert!(json["min_ms"].as_f64() <= json["p99_ms"].as_f64());
+        assert!(json["segments"][0]["macs"].as_u64() > Some(0));
+        let written = fs::read(&npz).expect("written");
+        let content = String::from_utf8_lossy(&written);
+        assert!(content.contains("map.npy") && content.contains("logits.npy"));
+    }
+
+    #[test]
+    fn takes_a_model_package() {
+        let text = bench(&[fixture("tiny-classifier").to_str().expect("UTF-8"), "--runs", "1"]);
+        assert!(text.expect("figures").contains("tract:"));
+    }
+
+    #[test]
+    fn tells_wrong_use_from_failure() {
+        let cases = [
+            (&[][..], "no MODEL"),
+            (&["a.onnx", "--runs", "0"], "not between"),
+            (&["a.onnx", "--delegates", "tpu"], "no delegate `tpu`"),
+            (&["a.onnx", "--fast"], "--fast"),
+        ];
+        for (arguments, expected) in cases {
+            let error = bench(arguments).expect_err(expected);
+            assert!(matches!(error, BenchError::Usage(_)), "{error}");
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+        let error = bench(&["nowhere.onnx"]).expect_err("no such file");
+        assert!(matches!(error, BenchError::File { .. }), "{error}");
+    }
 }

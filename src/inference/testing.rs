@@ -54,7 +54,7 @@ pub(super) fn float_model() -> ModelProto {
 pub(super) fn qdq_model() -> ModelProto {
     model(&[1, 2, 5, 6], &[1, 2, 5, 6], |encoder| {
         for (name, scale, zero_point) in
-            [("x", 0.02, 128), ("c", 0.03, 0), ("s", 0.04, 100), ("o", 1.0 / 256.0, 0)]
+            [("x", 0.02, 128), ("c", 0.03, 0), ("s", 0.041, 100), ("o", 1.0 / 256.0, 0)]
         {
             encoder.constant(&format!("{name}s"), &[], &TensorBuffer::F32(vec![scale]));
             encoder.constant(&format!("{name}z"), &[], &TensorBuffer::U8(vec![zero_point]));
