@@ -217,7 +217,7 @@ impl TensorInfo {
 #[derive(Debug, Clone)]
 enum Constant {
     Values(TensorBuffer),
-    Other(TensorProto),
+    Other(Box<TensorProto>),
 }
 
 /// What an operator works on.

@@ -74,7 +74,7 @@ fn other(
         let what = format!("{whose} holds {found} values, its shape {shape:?} asks for {len}");
         return Err(GraphError::Invalid(what));
     }
-    Ok((shape, data_type, Constant::Other(proto)))
+    Ok((shape, data_type, Constant::Other(Box::new(proto))))
 }
 
 fn stored(proto: &TensorProto, element: ElementType) -> Option<usize> {

@@ -68,7 +68,7 @@ impl Encoder {
         match &tensor.constant {
             Some(Constant::Values(values)) => self.constant(&tensor.name, &tensor.shape, values),
             Some(Constant::Other(proto)) if self.claim(&tensor.name) => {
-                self.initializers.push(proto.clone());
+                self.initializers.push(proto.as_ref().clone());
             }
             _ => {}
         }

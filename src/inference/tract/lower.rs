@@ -367,7 +367,6 @@ impl<'a> Lowering<'a> {
         Some(())
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "256 steps")]
     fn table(
         &self,
         (x, at_x): (&TensorInfo, Quantisation),
