@@ -6,6 +6,7 @@
 pub mod clock;
 pub mod detection;
 pub mod frame;
+pub mod telemetry;
 pub mod tensor;
 
 pub mod board;
@@ -17,3 +18,5 @@ pub mod mqtt;
 pub mod report;
 pub mod store;
 pub mod vision;
+
+pub mod pipeline;
