@@ -3,9 +3,11 @@
 //! Types and (de)serialisation only. Nothing here reads files, opens sockets or asks for the time.
 //! Every payload carries [`VERSION`]; every manifest carries [`manifest::FORMAT`].
 
+pub mod health;
 pub mod id;
 pub mod manifest;
 pub mod message;
+pub mod model_state;
 pub mod topic;
 
 pub use id::{Id, InvalidId};
