@@ -20,3 +20,5 @@ pub mod store;
 pub mod vision;
 
 pub mod pipeline;
+
+pub mod agent;

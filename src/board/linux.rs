@@ -26,7 +26,7 @@ const MOST_EVENTS: usize = 64;
 ///
 /// # Errors
 /// [`Error::Unavailable`] names the line, what was seen and the cure.
-pub fn open_output(line: &Line, polarity: Polarity) -> Result<impl OutputPin + Send, Error> {
+pub fn open_output(line: &Line, polarity: Polarity) -> Result<impl OutputPin + Send + use<>, Error> {
     let dark = u8::from(polarity == Polarity::ActiveLow);
     let handle = free_line(line)?
         .request(LineRequestFlags::OUTPUT, dark, CONSUMER)
@@ -38,7 +38,7 @@ pub fn open_output(line: &Line, polarity: Polarity) -> Result<impl OutputPin + S
 ///
 /// # Errors
 /// [`Error::Unavailable`] names the bus, what was seen and the cure.
-pub fn open_i2c(bus: &Path, address: u8) -> Result<impl I2c + Send, Error> {
+pub fn open_i2c(bus: &Path, address: u8) -> Result<impl I2c + Send + use<>, Error> {
     let failed = |error: &io::Error| Error::Unavailable {
         device: format!("{} (chip 0x{address:02x})", bus.display()),
         seen: error.to_string(),

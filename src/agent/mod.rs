@@ -1,0 +1,122 @@
+//! Wires the parts into the agent that runs on a device: settings in, threads and one tokio runtime, orderly end.
+//!
+//! Decisions live in the parts and in the sans-I/O files beside this one; here is only who talks to whom.
+
+pub mod commands;
+mod hardware;
+mod health;
+mod load;
+mod local;
+mod service;
+mod settings;
+mod signals;
+pub mod watchdog;
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::board;
+use crate::clock::Clock;
+use crate::pipeline::{self, OpenCamera, Pipeline, Stream};
+use crate::report::new_boot_id;
+use crate::store::StoreError;
+
+pub use load::{Loaded, ModelError, load};
+pub use local::DEVICE as LOCAL_DEVICE;
+pub use settings::{DeliverySettings, ModelSettings, Settings, StreamSettings, WatchdogLimits};
+
+/// Longest wait for threads of the pipeline at the end.
+const THREADS_END: Duration = Duration::from_secs(2);
+
+/// Why the agent ended, other than by one signal.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AgentError {
+    /// The configured model cannot be served.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The streams make no sense, or there are no threads for them.
+    #[error(transparent)]
+    Pipeline(#[from] pipeline::StartError),
+    /// The store belongs to a newer agent, or has no thread.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A required part of the board is not there.
+    #[error(transparent)]
+    Board(#[from] board::Error),
+    /// The system gives no timers, sockets or signals.
+    #[error("cannot start: {0}")]
+    System(io::Error),
+    /// Standard output takes no results.
+    #[error("cannot write results to standard output: {0}")]
+    Output(io::Error),
+    /// Without a broker: no camera can be used.
+    #[error("{0}")]
+    Camera(String),
+    /// Inference gave up; a new start may help.
+    #[error("{0}; the agent ends so that it is started anew")]
+    Inference(String),
+    /// A task that must live ended.
+    #[error("the {0} task ended by itself; the agent ends so that it is started anew")]
+    Task(&'static str),
+    /// A second signal came before the orderly end was through.
+    #[error("ended at once by a second signal")]
+    Interrupted,
+}
+
+/// Runs the agent until SIGTERM or SIGINT. Results go to the broker, or as JSON lines to `out` when there is none.
+///
+/// # Errors
+/// [`AgentError`]: at the start for a model, board or store that cannot be used; later when a new start is the cure.
+pub fn run(
+    settings: Settings,
+    clock: Arc<dyn Clock>,
+    out: &mut dyn Write,
+) -> Result<(), AgentError> {
+    let boot_id = new_boot_id(clock.wall());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(AgentError::System)?;
+    let loaded = load(&settings.model, &clock)?;
+    let id = loaded.spec.id();
+    let golden = loaded.spec.golden().len();
+    log::info!("model name={} version={} golden pictures passed={golden}", id.name, id.version);
+    let hardware = hardware::Hardware::open(&settings.board, clock.now())?;
+    let Loaded { detector, spec, watch } = loaded;
+    let streams = open_streams(&settings.streams, &clock);
+    let limits = pipeline::Settings { deadline: settings.model.deadline, ..Default::default() };
+    let (pipeline, reports) = Pipeline::start(limits, streams, detector, Arc::clone(&clock))?;
+    let control = pipeline.control();
+    let gates = settings.streams.iter().map(|stream| (stream.name.to_string(), stream.gate));
+    hardware::watch_trigger(&settings.board, gates.collect(), control.clone(), Arc::clone(&clock))?;
+    let outcome = match settings.delivery {
+        Some(delivery) => {
+            let running = service::Running {
+                boot_id,
+                control,
+                spec,
+                watch,
+                hardware,
+                health_interval: settings.health_interval,
+                watchdog: settings.watchdog,
+            };
+            runtime.block_on(service::serve(running, delivery, reports, &clock))
+        }
+        None => runtime.block_on(local::print(reports, &control, &boot_id, &*clock, out)),
+    };
+    if let Err(stuck) = pipeline.stop(THREADS_END) {
+        log::warn!("ending without waiting for threads: {stuck}");
+    }
+    // A task that waits for a snapshot is not waited for.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn open_streams(settings: &[StreamSettings], clock: &Arc<dyn Clock>) -> Vec<Stream> {
+    let one = |stream: &StreamSettings| {
+        let (camera, clock) = (stream.camera.clone(), Arc::clone(clock));
+        let open: OpenCamera = Box::new(move || crate::camera::open(&camera, Arc::clone(&clock)));
+        Stream { name: stream.name.clone(), fps: stream.camera.fps, gate: stream.gate, open }
+    };
+    settings.iter().map(one).collect()
+}

@@ -1,0 +1,557 @@
+//! The agent with a broker: forwards reports, answers commands, publishes health and model, feeds the watchdog, ends in
+//! order. One task that never waits for disk or network.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ocelli_protocol::health::{AuditHead, Power};
+use ocelli_protocol::message::{CommandError, ModelId};
+use ocelli_protocol::model_state::{ModelState, RunningModel, Trust, UpdatePhase, UpdateState};
+use ocelli_protocol::topic::DeviceTopics;
+use ocelli_protocol::{Id, VERSION};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::agent::commands::{self, Command, Commands, Received};
+use crate::agent::hardware::Hardware;
+use crate::agent::signals::Signals;
+use crate::agent::watchdog::{Notifier, Progress};
+use crate::agent::{AgentError, DeliverySettings, WatchdogLimits, health};
+use crate::board::State;
+use crate::clock::Clock;
+use crate::frame::{Frame, PixelFormat};
+use crate::model::ModelSpec;
+use crate::mqtt::{self, MAX_OUTGOING_BYTES, Message};
+use crate::pipeline::{CameraState, Control, ControlError, Reports, SessionWatch};
+use crate::report::{self, Event, FrameReport, LinkState, ReporterHandle};
+use crate::store::{self, AuditEntry, Store};
+use crate::telemetry::Heartbeat;
+use crate::vision::annotate::Picture;
+
+/// Time between two steps of the light.
+const LIGHT_STEP: Duration = Duration::from_millis(60);
+/// Time between two questions whether the store lives.
+const STORE_PROBE: Duration = Duration::from_secs(5);
+/// Longest wait for a frame that was asked for.
+const SNAPSHOT_WAIT: Duration = Duration::from_secs(5);
+/// Snapshots under way at once.
+const MOST_SNAPSHOTS: usize = 4;
+/// Largest snapshot published: the packet's limit without topic and header.
+const MAX_SNAPSHOT_BYTES: usize = MAX_OUTGOING_BYTES - 1024;
+/// JPEG quality of a snapshot, 1 to 100.
+const SNAPSHOT_QUALITY: u8 = 85;
+/// What the reporter's end may take beside delivering: goodbye and last write, with room.
+const FAREWELL: Duration = Duration::from_secs(8);
+
+/// The agent's parts that are up before the broker is.
+pub(super) struct Running {
+    pub(super) boot_id: String,
+    pub(super) control: Control,
+    pub(super) spec: ModelSpec,
+    pub(super) watch: Arc<SessionWatch>,
+    pub(super) hardware: Hardware,
+    pub(super) health_interval: Duration,
+    pub(super) watchdog: WatchdogLimits,
+}
+
+/// Serves until a signal, then ends in order.
+pub(super) async fn serve(
+    running: Running,
+    delivery: DeliverySettings,
+    reports: Reports,
+    clock: &Arc<dyn Clock>,
+) -> Result<(), AgentError> {
+    let mut signals = Signals::new()?;
+    let flush = delivery.flush;
+    let mut reporting = report::Settings {
+        outbox: delivery.outbox,
+        flush,
+        keep_results: delivery.store.results.is_some(),
+        ..report::Settings::new(delivery.device, delivery.root, running.boot_id.clone())
+    };
+    reporting.agent = env!("CARGO_PKG_VERSION").to_owned();
+    let topics = reporting.topics();
+    let will = Some(reporting.will(clock.wall()));
+    let (store, recovered) = store::start(delivery.store, Arc::clone(clock))?;
+    let (port, connection) =
+        mqtt::client::start(mqtt::Settings { will, ..delivery.mqtt }, Arc::clone(clock));
+    let connection = tokio::spawn(connection);
+    let (handle, events, reporter) =
+        report::start(reporting, store.clone(), &recovered, port, Arc::clone(clock));
+    let reporter = tokio::spawn(reporter.run());
+    let streams: Vec<Id> = running.control.stream_names().cloned().collect();
+    let forward = tokio::spawn(forward(reports, streams, handle.clone()));
+    let mut tasks = Tasks { reporter, forward };
+    let mut service = Service::new(running, topics, handle, store, Arc::clone(clock));
+    service.begin().await;
+    let outcome = service.run(events, &mut signals, &mut tasks).await;
+    service.notifier.stopping();
+    log::info!("ending in order");
+    tokio::select! {
+        () = service.end(tasks, flush) => {}
+        () = signals.next() => return Err(AgentError::Interrupted),
+    }
+    service.running.hardware.go_dark(clock.now());
+    connection.abort();
+    outcome
+}
+
+struct Tasks {
+    reporter: JoinHandle<()>,
+    forward: JoinHandle<()>,
+}
+
+/// Hands reports over until the pipeline or the reporter ends. Waits while the outbox holds back.
+async fn forward(mut reports: Reports, streams: Vec<Id>, handle: ReporterHandle) {
+    while let Some(report) = reports.recv().await {
+        let frame = FrameReport {
+            stream: streams[report.stream].clone(),
+            frame: report.frame,
+            captured_at: report.captured_at,
+            model: (*report.model).clone(),
+            backend: report.backend.clone(),
+            latency: report.latency,
+            findings: report.findings.clone(),
+        };
+        // The buffer goes back before the outbox may make us wait.
+        drop(report);
+        if handle.submit(frame).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A request whose answer took time.
+type Finished = (Id, &'static str, Result<Value, CommandError>);
+
+struct Service {
+    running: Running,
+    topics: DeviceTopics,
+    handle: ReporterHandle,
+    store: Store,
+    clock: Arc<dyn Clock>,
+    notifier: Notifier,
+    commands: Commands,
+    started: Instant,
+    next_health: Instant,
+    next_probe: Instant,
+    next_second: Instant,
+    audit: Arc<Mutex<Option<AuditHead>>>,
+    store_alive: Arc<Heartbeat>,
+    power: Option<Power>,
+    snapshots: usize,
+    finished_in: mpsc::Sender<Finished>,
+    finished: mpsc::Receiver<Finished>,
+}
+
+impl Service {
+    fn new(
+        running: Running,
+        topics: DeviceTopics,
+        handle: ReporterHandle,
+        store: Store,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let now = clock.now();
+        let (finished_in, finished) = mpsc::channel(MOST_SNAPSHOTS);
+        Self {
+            running,
+            topics,
+            handle,
+            store,
+            clock,
+            notifier: Notifier::from_environment(),
+            commands: Commands::default(),
+            started: now,
+            next_health: now,
+            next_probe: now,
+            next_second: now,
+            audit: Arc::default(),
+            store_alive: Arc::new(Heartbeat::new(now)),
+            power: None,
+            snapshots: 0,
+            finished_in,
+            finished,
+        }
+    }
+
+    async fn begin(&mut self) {
+        let id = self.running.spec.id().clone();
+        let detail = json!({
+            "boot_id": self.running.boot_id,
+            "model": id.name,
+            "version": id.version,
+            "sha256": self.running.spec.sha256().to_string(),
+        });
+        self.audit("start", env!("CARGO_PKG_VERSION"), &detail);
+        self.publish(self.topics.model(), &self.model_state()).await;
+        self.notifier.ready();
+    }
+
+    async fn run(
+        &mut self,
+        mut events: mpsc::Receiver<Event>,
+        signals: &mut Signals,
+        tasks: &mut Tasks,
+    ) -> Result<(), AgentError> {
+        let step = self.notifier.tick_interval();
+        let step = if self.running.hardware.has_light() { step.min(LIGHT_STEP) } else { step };
+        let mut ticker = tokio::time::interval(step);
+        ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut frames_flow = true;
+        loop {
+            tokio::select! {
+                () = signals.next() => return Ok(()),
+                _ = ticker.tick() => self.tick().await,
+                event = events.recv() => match event {
+                    Some(Event::Message(message)) => self.on_message(message).await,
+                    Some(Event::Subscribed { filter, granted: false }) => {
+                        log::error!("the broker refuses filter={filter}; allow it in its access rules");
+                    }
+                    Some(Event::Subscribed { .. }) => {}
+                    None => return Err(AgentError::Task("reporter")),
+                },
+                Some((id, verb, outcome)) = self.finished.recv() => {
+                    self.snapshots -= 1;
+                    self.finish(&id, verb, outcome).await;
+                }
+                _ = &mut tasks.forward, if frames_flow => {
+                    frames_flow = false;
+                    if let Some(why) = self.running.control.failure() {
+                        return Err(AgentError::Inference(why));
+                    }
+                    log::warn!("no more frames: all cameras have ended");
+                }
+                _ = &mut tasks.reporter => return Err(AgentError::Task("reporter")),
+            }
+        }
+    }
+
+    /// Delivers what can be delivered within `flush`; the rest stays in the store.
+    async fn end(&mut self, tasks: Tasks, flush: Duration) {
+        self.running.control.request_stop();
+        // Reports that were made before the end still get a number.
+        let mut forward = tasks.forward;
+        if !forward.is_finished() && tokio::time::timeout(flush, &mut forward).await.is_err() {
+            log::warn!("the outbox held back; the last reports are given up");
+        }
+        if self.handle.shutdown().await.is_err() || tasks.reporter.is_finished() {
+            return;
+        }
+        if tokio::time::timeout(flush + FAREWELL, tasks.reporter).await.is_err() {
+            log::warn!("the reporter does not end; results not acknowledged stay in the store");
+        }
+    }
+
+    async fn tick(&mut self) {
+        let now = self.clock.now();
+        self.running.hardware.show(self.state(now), now);
+        if now < self.next_second {
+            return self.feed(now);
+        }
+        self.next_second = now + Duration::from_secs(1);
+        let finished = self.running.control.frames().finished.total();
+        if let Some(power) = self.running.hardware.power(now, finished) {
+            self.power = Some(power);
+        }
+        if now >= self.next_probe {
+            self.next_probe = now + STORE_PROBE;
+            self.probe_store();
+        }
+        self.feed(now);
+        self.tell_status(now);
+        if now >= self.next_health {
+            self.next_health = now + self.running.health_interval;
+            let health = self.health(now);
+            self.publish(self.topics.health(), &health).await;
+        }
+    }
+
+    fn feed(&mut self, now: Instant) {
+        let pipeline = self.running.control.progress(now);
+        let progress = Progress {
+            capture: pipeline.capture,
+            inference: pipeline.inference,
+            store: Some(self.store_alive.age(now)),
+        };
+        self.notifier.tick(&progress, &self.running.watchdog, now);
+    }
+
+    fn probe_store(&self) {
+        let (alive, clock) = (Arc::clone(&self.store_alive), Arc::clone(&self.clock));
+        let known = lock(&self.audit).as_ref().map_or(0, |head| head.number);
+        // Any answer is a sign of life; a full queue gives none.
+        if let Err(error) = self.store.audit_after(known, 1, move |_| alive.beat(clock.now())) {
+            log::debug!("store not asked: {error}");
+        }
+    }
+
+    fn state(&self, now: Instant) -> State {
+        let streaming =
+            |stream: &crate::pipeline::StreamStatus| stream.camera == CameraState::Streaming;
+        let streams = self.running.control.streams(now);
+        match self.handle.counters().link {
+            _ if streams.iter().all(|stream| stream.camera == CameraState::Opening) => {
+                State::Starting
+            }
+            _ if !streams.iter().any(streaming) => State::Fault,
+            LinkState::Up => State::Running,
+            _ => State::NoBroker,
+        }
+    }
+
+    fn tell_status(&mut self, now: Instant) {
+        let id = self.running.spec.id();
+        let fps: f32 = self.running.control.streams(now).iter().map(|stream| stream.fps).sum();
+        let broker = match self.handle.counters().link {
+            LinkState::Up => "broker connected".to_owned(),
+            LinkState::Connecting => "connecting".to_owned(),
+            LinkState::Down(why) => why.message,
+        };
+        self.notifier.status(format!("{} {}, {fps:.0} results/s, {broker}", id.name, id.version));
+    }
+
+    fn health(&self, now: Instant) -> ocelli_protocol::health::Health {
+        health::report(health::Sources {
+            at: self.clock.wall(),
+            now,
+            uptime: now.saturating_duration_since(self.started),
+            boot_id: &self.running.boot_id,
+            model: self.model_id(),
+            control: &self.running.control,
+            session: &self.running.watch.report(),
+            counters: &self.handle.counters(),
+            commands: self.commands.counts(),
+            temperatures: self.running.hardware.temperatures(),
+            power: self.power,
+            audit: lock(&self.audit).clone(),
+            clock: health::clock_state(std::path::Path::new("/run")),
+        })
+    }
+
+    fn model_id(&self) -> &ModelId {
+        self.running.spec.id()
+    }
+
+    fn model_state(&self) -> ModelState {
+        let id = self.model_id();
+        let mut backend: Vec<String> = Vec::new();
+        for segment in self.running.watch.report().segments {
+            if !backend.contains(&segment.delegate) {
+                backend.push(segment.delegate);
+            }
+        }
+        ModelState {
+            v: VERSION,
+            running: RunningModel {
+                name: id.name.clone(),
+                version: id.version.clone(),
+                sha256: self.running.spec.sha256().to_string(),
+                slot: "config".to_owned(),
+                state: Trust::Confirmed,
+                backend,
+                golden: self.running.spec.golden().len(),
+            },
+            update: UpdateState {
+                state: UpdatePhase::Off,
+                target: None,
+                progress: None,
+                last: None,
+            },
+        }
+    }
+
+    async fn publish(&self, topic: String, document: &impl serde::Serialize) {
+        let payload = serde_json::to_vec(document).expect("a document is a tree of plain values");
+        if self.handle.publish_latest(topic, payload).await.is_err() {
+            log::debug!("not published: the reporter has ended");
+        }
+    }
+
+    async fn on_message(&mut self, message: Message) {
+        let Some(verb) = self.topics.command_verb(&message.topic) else {
+            return log::debug!("not a command topic={}", message.topic);
+        };
+        let now = self.clock.now();
+        let short: String = verb.chars().take(40).collect();
+        match self.commands.receive(verb, &message.payload, message.retained, now) {
+            Received::Do { id, command } => self.carry_out(id, command).await,
+            Received::Refuse { id, payload, code } => {
+                log::info!("command verb={short} id={id} refused={code}");
+                self.audit("command", &short, &json!({ "id": id, "outcome": code }));
+                self.reply(&id, payload).await;
+            }
+            Received::Repeat { id, payload } => {
+                self.audit("command", &short, &json!({ "id": id, "outcome": "repeated" }));
+                self.reply(&id, payload).await;
+            }
+            Received::Pending => log::info!("command verb={short} is under way"),
+            Received::Ignore(reason) => {
+                log::warn!("command verb={short} ignored: {reason}");
+                self.audit("command", &short, &json!({ "outcome": "ignored", "reason": reason }));
+            }
+        }
+    }
+
+    async fn carry_out(&mut self, id: Id, command: Command) {
+        let (verb, outcome) = match command {
+            Command::Ping => ("ping", Ok(json!({ "boot_id": self.running.boot_id }))),
+            Command::SetRate { stream, fps } => ("set-rate", self.set_rate(stream, fps)),
+            Command::Snapshot { stream } => match self.begin_snapshot(&id, stream) {
+                Ok(()) => return,
+                Err(error) => ("snapshot", Err(error)),
+            },
+            Command::CheckUpdate => {
+                let message = "updates are not configured; add [update] to the configuration";
+                ("check-update", Err(commands::error("not-now", message)))
+            }
+            Command::AbortTrial => {
+                let message = "no model is in trial or probation";
+                ("abort-trial", Err(commands::error("not-now", message)))
+            }
+        };
+        self.finish(&id, verb, outcome).await;
+    }
+
+    async fn finish(&mut self, id: &Id, verb: &str, outcome: Result<Value, CommandError>) {
+        let told = outcome.as_ref().map_or_else(|error| error.code.as_str(), |_| "ok");
+        log::info!("command verb={verb} id={id} outcome={told}");
+        let answer = outcome.as_ref().unwrap_or(&Value::Null);
+        self.audit("command", verb, &json!({ "id": id, "outcome": told, "answer": answer }));
+        let payload = self.commands.finish(id, &outcome);
+        self.reply(id, payload).await;
+    }
+
+    async fn reply(&self, id: &Id, payload: Vec<u8>) {
+        if self.handle.reply(self.topics.reply(id), payload).await.is_err() {
+            log::debug!("not answered id={id}: the reporter has ended");
+        }
+    }
+
+    /// The stream that a request means.
+    fn stream(&self, named: Option<String>) -> Result<Id, CommandError> {
+        let mut names = self.running.control.stream_names();
+        let known = || {
+            let names = self.running.control.stream_names().map(Id::as_str);
+            names.collect::<Vec<_>>().join(", ")
+        };
+        match named {
+            Some(named) => names.find(|name| name.as_str() == named).cloned().ok_or_else(|| {
+                let named: String = named.chars().take(80).collect();
+                let message = format!("there is no stream \"{named}\"; there is {}", known());
+                commands::error("unknown-stream", message)
+            }),
+            None => match (names.next(), names.next()) {
+                (Some(only), None) => Ok(only.clone()),
+                _ => Err(commands::error("bad-request", format!("name a stream: {}", known()))),
+            },
+        }
+    }
+
+    fn set_rate(&self, stream: Option<String>, fps: Option<f32>) -> Result<Value, CommandError> {
+        let stream = self.stream(stream)?;
+        self.running.control.set_rate(stream.as_str(), fps).map_err(|error| refusal(&error))?;
+        Ok(json!({ "stream": stream, "fps": fps }))
+    }
+
+    /// Asks for a frame; the answer comes through `finished`.
+    fn begin_snapshot(&mut self, id: &Id, stream: Option<String>) -> Result<(), CommandError> {
+        let stream = self.stream(stream)?;
+        if self.snapshots >= MOST_SNAPSHOTS {
+            let message = format!("{MOST_SNAPSHOTS} snapshots are under way; ask again later");
+            return Err(commands::error("busy", message));
+        }
+        let frame =
+            self.running.control.snapshot(stream.as_str()).map_err(|error| refusal(&error))?;
+        self.snapshots += 1;
+        let (topic, handle) = (self.topics.snapshot(&stream), self.handle.clone());
+        let (id, finished) = (id.clone(), self.finished_in.clone());
+        tokio::spawn(async move {
+            let outcome = snapshot(frame, &stream, topic, &handle).await;
+            // The service may have ended; then nobody is answered.
+            let _ = finished.send((id, "snapshot", outcome)).await;
+        });
+        Ok(())
+    }
+
+    fn audit(&self, kind: &str, subject: &str, detail: &Value) {
+        let head = Arc::clone(&self.audit);
+        let entry = AuditEntry {
+            at: self.clock.wall(),
+            kind: kind.to_owned(),
+            subject: subject.to_owned(),
+            detail: detail.to_string(),
+        };
+        let noted = self.store.audit(entry, move |row| match row {
+            Ok(row) => {
+                let sha256 = row.digest.iter().map(|byte| format!("{byte:02x}")).collect();
+                *lock(&head) = Some(AuditHead { number: row.number, sha256 });
+            }
+            Err(error) => log::error!("not in the audit log: {error}"),
+        });
+        if let Err(error) = noted {
+            log::error!("not in the audit log kind={kind} subject={subject}: {error}");
+        }
+    }
+}
+
+/// Waits for the frame, encodes it off the runtime's thread, publishes it.
+async fn snapshot(
+    frame: tokio::sync::oneshot::Receiver<Frame>,
+    stream: &Id,
+    topic: String,
+    handle: &ReporterHandle,
+) -> Result<Value, CommandError> {
+    let failed = |message: String| commands::error("failed", message);
+    let frame = match tokio::time::timeout(SNAPSHOT_WAIT, frame).await {
+        Ok(Ok(frame)) => frame,
+        Ok(Err(_)) => return Err(failed(format!("stream \"{stream}\" has ended"))),
+        Err(_) => {
+            let seconds = SNAPSHOT_WAIT.as_secs();
+            let message =
+                format!("no frame of \"{stream}\" within {seconds} s; see its camera in health");
+            return Err(failed(message));
+        }
+    };
+    let (number, captured_at) = (frame.number, frame.captured_at.to_string());
+    let jpeg = match tokio::task::spawn_blocking(move || jpeg(frame)).await {
+        Ok(Ok(jpeg)) => jpeg,
+        Ok(Err(why)) => return Err(failed(why)),
+        Err(error) => return Err(failed(format!("encoding failed: {error}"))),
+    };
+    let bytes = jpeg.len();
+    if bytes > MAX_SNAPSHOT_BYTES {
+        let message =
+            format!("the picture has {bytes} bytes, at most {MAX_SNAPSHOT_BYTES} are sent");
+        return Err(failed(message));
+    }
+    if handle.snapshot(topic.clone(), jpeg).await.is_err() {
+        return Err(failed("the agent is ending".to_owned()));
+    }
+    let answer = json!({ "stream": stream, "topic": topic, "bytes": bytes, "frame": number, "captured_at": captured_at });
+    Ok(answer)
+}
+
+/// The picture of a frame as a JPEG file; that of an MJPEG camera as it is.
+fn jpeg(frame: Frame) -> Result<Vec<u8>, String> {
+    if frame.format == PixelFormat::Mjpeg {
+        return Ok(frame.data);
+    }
+    let picture = Picture::from_frame(&frame).map_err(|error| error.to_string())?;
+    picture.encode_jpeg(SNAPSHOT_QUALITY).map_err(|error| error.to_string())
+}
+
+fn refusal(error: &ControlError) -> CommandError {
+    let code = match error {
+        ControlError::UnknownStream { .. } => "unknown-stream",
+        ControlError::Rate { .. } => "bad-request",
+        ControlError::Ended => "failed",
+    };
+    commands::error(code, error.to_string())
+}
+
+// A panic of a holder leaves the value whole: every change is one assignment.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

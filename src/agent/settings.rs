@@ -1,0 +1,85 @@
+//! What the agent is told before it starts: the settings of each part, put together. Built by the configuration; no
+//! file is read here.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ocelli_protocol::Id;
+
+use crate::pipeline::Gate;
+use crate::report::OutboxSettings;
+use crate::{board, camera, mqtt, store};
+
+/// Everything the agent needs to run.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Cameras, at least one; names are unique.
+    pub streams: Vec<StreamSettings>,
+    /// What runs on their frames.
+    pub model: ModelSettings,
+    /// Where results go; `None`: JSON lines on standard output.
+    pub delivery: Option<DeliverySettings>,
+    /// What is wired to the board.
+    pub board: board::Settings,
+    /// Time between two health reports.
+    pub health_interval: Duration,
+    /// Limits of the watchdog, see [`super::watchdog`].
+    pub watchdog: WatchdogLimits,
+}
+
+/// One camera and its stream of results.
+#[derive(Debug, Clone)]
+pub struct StreamSettings {
+    /// Name of the stream, the last level of its result topic.
+    pub name: Id,
+    /// The camera. Its `fps` is also the limit of frames looked at.
+    pub camera: camera::Settings,
+    /// Which frames are looked at.
+    pub gate: Gate,
+}
+
+/// The model that runs until an update is confirmed.
+#[derive(Debug, Clone)]
+pub struct ModelSettings {
+    /// Folder or tar of the package.
+    pub path: PathBuf,
+    /// Delegates in order of preference, of [`crate::inference::delegate_names`]; tract is always last, named or not.
+    pub delegates: Vec<String>,
+    /// Longest run of the model on one frame before it counts as an overrun.
+    pub deadline: Duration,
+}
+
+/// The way of results to a broker.
+#[derive(Debug, Clone)]
+pub struct DeliverySettings {
+    /// Who this device is.
+    pub device: Id,
+    /// First levels of every topic, see [`ocelli_protocol::topic::DEFAULT_ROOT`].
+    pub root: String,
+    /// The connection. The agent sets its last will.
+    pub mqtt: mqtt::Settings,
+    /// Results that wait for the broker.
+    pub outbox: OutboxSettings,
+    /// What survives a restart.
+    pub store: store::Settings,
+    /// Longest time that an orderly end may spend on delivering; the rest stays in the store.
+    pub flush: Duration,
+}
+
+/// Longest time without progress of each part before the watchdog is no longer fed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WatchdogLimits {
+    /// Capture threads. Above the longest time a driver may take to open a camera.
+    pub capture: Duration,
+    /// The inference thread: one frame. Above the slowest model on the slowest board.
+    pub inference: Duration,
+    /// The store's answer. Above the slowest sync of a worn SD card.
+    pub store: Duration,
+}
+
+impl Default for WatchdogLimits {
+    fn default() -> Self {
+        let [capture, inference, store] = [30, 60, 120].map(Duration::from_secs);
+        Self { capture, inference, store }
+    }
+}
