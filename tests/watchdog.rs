@@ -1,0 +1,179 @@
+//! The service manager's watchdog is fed while frames are finished, and no longer once the model hangs.
+
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ocelli::agent::WatchdogLimits;
+use ocelli::agent::watchdog::{Notifier, Progress};
+use ocelli::camera::{Camera, CameraError, CameraInfo, Capture};
+use ocelli::clock::{Clock, SystemClock};
+use ocelli::detection::Findings;
+use ocelli::frame::{Frame, PixelFormat};
+use ocelli::pipeline::{self, Detector, Gate, Network, NetworkError, Pipeline, Stream};
+use ocelli::tensor::{ElementType, TensorSpec, TensorView, TensorViewMut, Values};
+use ocelli::vision::Geometry;
+use ocelli::vision::postprocess::{Head, HeadError};
+use ocelli::vision::preprocess::{Preprocess, PreprocessError};
+use ocelli_protocol::message::ModelId;
+
+const CHILD: &str = "OCELLI_TEST_WATCHDOG";
+/// Frames before the model hangs.
+const GOOD_FRAMES: u64 = 5;
+
+struct SteadyCamera(CameraInfo, u64);
+
+impl Camera for SteadyCamera {
+    fn info(&self) -> &CameraInfo {
+        &self.0
+    }
+
+    fn capture(&mut self, frame: &mut Frame, _: Duration) -> Result<Capture, CameraError> {
+        frame.number = self.1;
+        self.1 += 1;
+        Ok(Capture::Frame)
+    }
+}
+
+struct Nothing;
+
+impl Preprocess for Nothing {
+    fn run(&mut self, _: &Frame, _: &mut TensorViewMut<'_>) -> Result<Geometry, PreprocessError> {
+        Ok(Geometry {
+            scale_x: 1.0,
+            scale_y: 1.0,
+            offset_x: 0.0,
+            offset_y: 0.0,
+            source_width: 1,
+            source_height: 1,
+        })
+    }
+}
+
+impl Head for Nothing {
+    fn decode(
+        &mut self,
+        _: &[TensorView<'_>],
+        _: &Geometry,
+        _: &mut Findings,
+    ) -> Result<(), HeadError> {
+        Ok(())
+    }
+}
+
+/// Runs a few frames, then never returns.
+struct Hanging(TensorSpec, u64);
+
+impl Network for Hanging {
+    fn input(&self) -> &TensorSpec {
+        &self.0
+    }
+
+    fn outputs(&self) -> usize {
+        1
+    }
+
+    fn run(&mut self, _: TensorView<'_>, _: std::time::Instant) -> Result<(), NetworkError> {
+        self.1 += 1;
+        if self.1 > GOOD_FRAMES {
+            loop {
+                std::thread::park();
+            }
+        }
+        Ok(())
+    }
+
+    fn output(&self, _: usize) -> TensorView<'_> {
+        TensorView { shape: &[], values: Values::U8(&[]) }
+    }
+
+    fn backend(&self) -> &[String] {
+        &[]
+    }
+}
+
+/// The process under the watchdog: does nothing unless it is started as such. Ends when it is no longer fed for long.
+#[test]
+fn watched_process() {
+    if std::env::var(CHILD).is_err() {
+        return;
+    }
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let info = CameraInfo {
+        source: "steady".to_owned(),
+        description: "as fast as asked".to_owned(),
+        format: PixelFormat::Gray8,
+        width: 1,
+        height: 1,
+        fps: None,
+    };
+    let stream = Stream {
+        name: "front".parse().unwrap(),
+        fps: Some(50.0),
+        gate: Gate::Open,
+        open: Box::new(move || Ok(Box::new(SteadyCamera(info.clone(), 0)))),
+    };
+    let input = TensorSpec {
+        name: "input".to_owned(),
+        element: ElementType::U8,
+        shape: vec![1],
+        quantisation: None,
+    };
+    let model = ModelId { name: "hangs".to_owned(), version: "1.0.0".to_owned() };
+    let network = Box::new(Hanging(input, 0));
+    let detector = Detector::new(Box::new(Nothing), network, Box::new(Nothing), model).unwrap();
+    let (pipeline, mut reports) =
+        Pipeline::start(pipeline::Settings::default(), vec![stream], detector, Arc::clone(&clock))
+            .unwrap();
+    let control = pipeline.control();
+    let limits = WatchdogLimits { inference: Duration::from_millis(600), ..Default::default() };
+    let mut notifier = Notifier::from_environment();
+    notifier.ready();
+    let end = clock.now() + Duration::from_secs(3);
+    while clock.now() < end {
+        while reports.try_recv().is_ok() {}
+        let progress = control.progress(clock.now());
+        let (capture, inference) = (progress.capture, progress.inference);
+        let progress = Progress { capture, inference, store: Some(Duration::ZERO) };
+        notifier.tick(&progress, &limits, clock.now());
+        std::thread::park_timeout(notifier.tick_interval());
+    }
+    notifier.stopping();
+    // The inference thread hangs for ever, as a broken driver would.
+    std::process::exit(0);
+}
+
+#[test]
+fn a_hung_model_ends_the_feeding() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "watched_process"])
+        .env(CHILD, "1")
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "300000")
+        .env_remove("WATCHDOG_PID")
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut told = Vec::new();
+    let mut buffer = [0; 512];
+    loop {
+        let length = socket.recv(&mut buffer).expect("a word from the process");
+        let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        told.push((SystemClock.now(), text.trim().to_owned()));
+        if told.last().is_some_and(|(_, text)| text.contains("STOPPING=1")) {
+            break;
+        }
+    }
+    assert!(child.wait().unwrap().success());
+    assert!(told[0].1.contains("READY=1"), "{told:?}");
+    let fed: Vec<_> = told.iter().filter(|(_, text)| text.contains("WATCHDOG=1")).collect();
+    assert!(fed.len() >= 3, "fed while frames are finished: {told:?}");
+    let stopping = told.last().unwrap().0;
+    let starved = stopping - fed.last().unwrap().0;
+    assert!(starved > Duration::from_secs(1), "fed until {starved:?} before the end: {told:?}");
+}
