@@ -501,9 +501,11 @@ fn a_gate_lets_one_frame_through_for_each_edge() {
     steps.send(Step::Frame).unwrap();
     steps.send(Step::Frame).unwrap();
     captured(3);
+    // Taken before the next edge: a newer frame would replace it while it waits.
+    assert_eq!(next_frame(&mut reports), 1);
     control.trigger("front", SystemClock.now()).unwrap();
     steps.send(Step::Frame).unwrap();
-    assert_eq!([next_frame(&mut reports), next_frame(&mut reports)], [1, 3]);
+    assert_eq!(next_frame(&mut reports), 3);
     pipeline.stop(LONG).unwrap();
 }
 
