@@ -9,16 +9,15 @@ pub mod frame;
 pub mod telemetry;
 pub mod tensor;
 
+pub mod agent;
 pub mod board;
 pub mod camera;
 pub mod cli;
+pub mod config;
 pub mod inference;
 pub mod model;
 pub mod mqtt;
+pub mod pipeline;
 pub mod report;
 pub mod store;
 pub mod vision;
-
-pub mod pipeline;
-
-pub mod agent;
