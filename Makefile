@@ -23,3 +23,9 @@ audit: ## Advisories, licences and sources of all dependencies (needs cargo-deny
 .PHONY: test-v4l2
 test-v4l2: ## Capture from the kernel's vivid driver in a virtual machine (Debian on x86_64; installs QEMU)
 	tests/v4l2/run.sh
+
+.PHONY: demo
+demo: ## Broker, agent and receiver on this machine: real pictures, real model, results over MQTT, boxes in demo-out/
+	tests/setup.sh build
+	cargo build --locked -p ocelli -p ocelctl
+	cargo run --locked --quiet -p ocelctl -- demo

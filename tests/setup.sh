@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
-# Installs what `make test` needs beyond a Rust toolchain: a C compiler (SQLite, ring) and the mosquitto broker.
+# Installs what a Rust toolchain does not bring: a C compiler (SQLite, ring) and, unless called as `setup.sh build`, the
+# mosquitto broker that tests talk to.
 set -euo pipefail
 
 missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
-[ -x /usr/sbin/mosquitto ] || command -v mosquitto >/dev/null || missing+=(mosquitto)
+if [ "${1:-test}" != build ]; then
+    [ -x /usr/sbin/mosquitto ] || command -v mosquitto >/dev/null || missing+=(mosquitto)
+fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 if ! command -v apt-get >/dev/null; then
-    echo "setup: please install ${missing[*]} with your package manager, then run make test again" >&2
+    echo "setup: please install ${missing[*]} with your package manager, then run make again" >&2
     exit 1
 fi
 sudo=()

@@ -287,7 +287,7 @@ fn read_power_meter(section: Section<'_>) -> Option<PowerMeter> {
     let chip =
         section.choice("chip", &[("ina219", PowerChip::Ina219), ("ina226", PowerChip::Ina226)]);
     let shunt_ohm = section.number("shunt_ohm", 0.0001..=100.0);
-    if bus.is_none() && ["address", "chip", "shunt_ohm"].iter().any(|key| section.has(key)) {
+    if !section.has("bus") && ["address", "chip", "shunt_ohm"].iter().any(|key| section.has(key)) {
         section.report("bus", "missing: the I2C bus that the meter is on, as \"/dev/i2c-1\"");
     }
     section.finish();

@@ -142,6 +142,10 @@ fn a_refusal_names_line_key_and_what_was_expected() {
             "[update]\nrepo = \"r\"".into(),
             &["update.model: missing", "update.root: missing", "mqtt.host"],
         ),
+        (
+            "[model]\ndelegates = [\"itn8\"]".into(),
+            &["model.delegates", "\"itn8\" is no known delegate", "int8"],
+        ),
         ("[board]\nindicator = \"17\"".into(), &["\"gpiochip0:17\""]),
         ("[board]\nindicator = \"gpiochipA:1\"".into(), &["board.indicator"]),
         ("[board]\nrequired = [\"indicator\"]".into(), &["board.indicator is not set"]),

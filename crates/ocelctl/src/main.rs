@@ -1,5 +1,81 @@
-//! The operator's command line.
+//! The operator's command line: watch a fleet, send commands, see a demonstration.
 
-fn main() -> std::process::ExitCode {
-    std::process::ExitCode::from(2)
+mod cmd;
+mod connection;
+mod demo;
+mod sequence;
+mod watch;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Why a command did not succeed: one line that says what, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Failure(String);
+
+impl Failure {
+    fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
+
+/// Watches and commands devices that run the Ocelli agent, over MQTT.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Examples:\n  \
+    ocelctl watch --host broker.example\n  \
+    ocelctl watch dock-3 --host broker.example --ca ca.pem --username ops --password-file pw --json\n  \
+    ocelctl cmd dock-3 ping --host broker.example\n  \
+    ocelctl cmd dock-3 set-rate --arg stream=front --arg fps=2\n  \
+    ocelctl demo\n\n\
+    Exit codes: 0 done, 1 failed, 2 wrong use."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show results, gaps, health and status as they arrive, and sequence numbers that are missing
+    Watch(watch::Arguments),
+    /// Send one command to a device and wait for its answer
+    Cmd(cmd::Arguments),
+    /// Run broker, agent and receiver on this machine, with the sample pictures
+    Demo(demo::Arguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&Failure(format!("cannot start the event loop: {error}"))),
+    };
+    let outcome = runtime.block_on(async {
+        let mut out = std::io::stdout();
+        match arguments.command {
+            Command::Watch(arguments) => watch::run(arguments, &mut out).await,
+            Command::Cmd(arguments) => cmd::run(arguments, &mut out).await,
+            Command::Demo(arguments) => demo::run(arguments, &mut out).await,
+        }
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => fail(&failure),
+    }
+}
+
+fn fail(failure: &Failure) -> ExitCode {
+    // Nobody is left to tell when standard error is closed.
+    let _ = writeln!(std::io::stderr(), "ocelctl: {failure}");
+    ExitCode::FAILURE
+}
+
+/// Standard output that was closed (`| head`) ends a command, but is no failure worth a stack of words.
+fn written(outcome: std::io::Result<()>) -> Result<(), Failure> {
+    outcome.map_err(|error| Failure(format!("cannot write to standard output: {error}")))
 }

@@ -1,0 +1,237 @@
+//! How every command reaches the broker: host, TLS, user. One copy of these options.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ocelli_protocol::topic::DEFAULT_ROOT;
+use rumqttc::{
+    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, Incoming, MqttOptions, QoS,
+    TlsConfiguration, Transport,
+};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::Failure;
+
+/// Largest message accepted, bytes: snapshots are the largest.
+const MAX_PACKET_BYTES: usize = 8 * 1024 * 1024;
+/// Longest time from the first packet to the broker's answer.
+const CONNECT_TIMEOUT_SECS: u64 = 10;
+
+/// Where the broker is and who asks.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Connection")]
+pub(crate) struct Broker {
+    /// Name or address of the broker
+    #[arg(long, default_value = "127.0.0.1", value_name = "HOST")]
+    pub(crate) host: String,
+    /// TCP port [default: 1883, or 8883 with --ca]
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port: Option<u16>,
+    /// First level of every topic, as in the devices' `mqtt.root`
+    #[arg(long, default_value = DEFAULT_ROOT, value_name = "TOPIC")]
+    pub(crate) root: String,
+    /// PEM file with the certificates that the broker's must come from; turns TLS on
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// PEM file with this client's certificate, for brokers that ask for one
+    #[arg(long, value_name = "FILE", requires_all = ["key", "ca"])]
+    pub(crate) cert: Option<PathBuf>,
+    /// PEM file with the key of --cert
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub(crate) key: Option<PathBuf>,
+    /// User name at the broker
+    #[arg(long, value_name = "NAME")]
+    pub(crate) username: Option<String>,
+    /// File whose first line is the password
+    #[arg(long, value_name = "FILE", requires = "username")]
+    pub(crate) password_file: Option<PathBuf>,
+}
+
+impl Broker {
+    /// A broker without TLS or user.
+    pub(crate) fn plain(host: &str, port: u16) -> Self {
+        Self {
+            host: host.to_owned(),
+            port: Some(port),
+            root: DEFAULT_ROOT.to_owned(),
+            ca: None,
+            cert: None,
+            key: None,
+            username: None,
+            password_file: None,
+        }
+    }
+
+    /// Port given, or the usual one.
+    fn port(&self) -> u16 {
+        self.port.unwrap_or(if self.ca.is_some() { 8883 } else { 1883 })
+    }
+
+    fn address(&self) -> String {
+        format!("{}:{}", self.host, self.port())
+    }
+
+    /// Connects and subscribes to `filters`; returns when the broker confirmed both.
+    pub(crate) async fn connect(&self, filters: &[String]) -> Result<Link, Failure> {
+        let id = format!("ocelctl-{}-{:08x}", std::process::id(), nonce());
+        let mut options = MqttOptions::new(id, &self.host, self.port());
+        options.set_keep_alive(Duration::from_secs(20));
+        options.set_max_packet_size(MAX_PACKET_BYTES, MAX_PACKET_BYTES);
+        if let Some(ca) = &self.ca {
+            let identity = self.cert.as_deref().zip(self.key.as_deref());
+            let config = tls_config(ca, identity)?;
+            options.set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::new(config))));
+        }
+        if let Some(username) = &self.username {
+            options.set_credentials(username, self.password()?);
+        }
+        let (client, mut events) = AsyncClient::new(options, 64);
+        events.network_options.set_connection_timeout(CONNECT_TIMEOUT_SECS);
+        let mut link = Link { client, events, filters: filters.to_vec(), address: self.address() };
+        let ready = tokio::time::timeout(
+            Duration::from_secs(2 * CONNECT_TIMEOUT_SECS),
+            link.wait_until_subscribed(),
+        );
+        ready.await.map_err(|_| {
+            Failure(format!(
+                "the broker at {} does not answer; check host and port",
+                self.address()
+            ))
+        })??;
+        Ok(link)
+    }
+
+    fn password(&self) -> Result<String, Failure> {
+        let Some(path) = &self.password_file else { return Ok(String::new()) };
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Failure(format!("{}: {error}; see --password-file", path.display()))
+        })?;
+        Ok(text.lines().next().unwrap_or_default().to_owned())
+    }
+}
+
+/// A connected and subscribed client.
+pub(crate) struct Link {
+    pub(crate) client: AsyncClient,
+    events: EventLoop,
+    filters: Vec<String>,
+    address: String,
+}
+
+/// A received message.
+pub(crate) struct Message {
+    pub(crate) topic: String,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) retained: bool,
+}
+
+impl Link {
+    async fn wait_until_subscribed(&mut self) -> Result<(), Failure> {
+        let mut waiting = self.filters.len();
+        while waiting > 0 {
+            match self.events.poll().await {
+                Ok(Event::Incoming(Incoming::ConnAck(_))) => self.subscribe()?,
+                Ok(Event::Incoming(Incoming::SubAck(answer))) => {
+                    let refused = |code: &rumqttc::SubscribeReasonCode| {
+                        matches!(code, rumqttc::SubscribeReasonCode::Failure)
+                    };
+                    if answer.return_codes.iter().any(refused) {
+                        return Err(Failure(format!(
+                            "the broker at {} refuses the subscription to {}; check the rights of this user",
+                            self.address,
+                            self.filters.join(", ")
+                        )));
+                    }
+                    waiting -= 1;
+                }
+                Ok(_) => {}
+                Err(error) => return Err(Failure(explain(&self.address, &error))),
+            }
+        }
+        Ok(())
+    }
+
+    fn subscribe(&self) -> Result<(), Failure> {
+        for filter in &self.filters {
+            let asked = self.client.try_subscribe(filter, QoS::AtLeastOnce);
+            asked.map_err(|error| Failure(format!("cannot subscribe to {filter}: {error}")))?;
+        }
+        Ok(())
+    }
+
+    /// The next message. After a lost connection it reconnects, subscribes again and goes on: `lost` is told.
+    pub(crate) async fn next(&mut self, mut lost: impl FnMut(&str)) -> Result<Message, Failure> {
+        loop {
+            match self.events.poll().await {
+                Ok(Event::Incoming(Incoming::Publish(publish))) => {
+                    return Ok(Message {
+                        topic: publish.topic,
+                        payload: publish.payload.to_vec(),
+                        retained: publish.retain,
+                    });
+                }
+                Ok(Event::Incoming(Incoming::ConnAck(_))) => self.subscribe()?,
+                Ok(_) => {}
+                Err(error) => {
+                    lost(&explain(&self.address, &error));
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+}
+
+/// What went wrong with the connection, and what to check.
+fn explain(address: &str, error: &ConnectionError) -> String {
+    let cure = match error {
+        ConnectionError::ConnectionRefused(
+            ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
+        ) => "check --username and --password-file",
+        ConnectionError::Tls(_) => {
+            "check --ca, --cert, --key and that --host is the name in the broker's certificate"
+        }
+        ConnectionError::Io(_) => "check --host and --port, and that the broker runs",
+        _ => "check the connection options and the broker's log",
+    };
+    format!("broker {address}: {error}; {cure}")
+}
+
+fn tls_config(
+    ca: &Path,
+    identity: Option<(&Path, &Path)>,
+) -> Result<rustls::ClientConfig, Failure> {
+    let bad = |path: &Path, detail: String| {
+        Failure(format!("{}: {detail}; expected a PEM file", path.display()))
+    };
+    let certificates = |path: &Path| -> Result<Vec<CertificateDer<'static>>, Failure> {
+        let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path)
+            .and_then(Iterator::collect)
+            .map_err(|error| bad(path, error.to_string()));
+        match found? {
+            list if list.is_empty() => Err(bad(path, "holds no certificate".to_owned())),
+            list => Ok(list),
+        }
+    };
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in certificates(ca)? {
+        roots.add(certificate).map_err(|error| bad(ca, error.to_string()))?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Failure(error.to_string()))?
+        .with_root_certificates(roots);
+    let Some((cert, key)) = identity else { return Ok(builder.with_no_client_auth()) };
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| bad(key, error.to_string()))?;
+    builder
+        .with_client_auth_cert(certificates(cert)?, private)
+        .map_err(|error| bad(cert, format!("does not go with {}: {error}", key.display())))
+}
+
+/// A number that differs from one run to the next, for client and request ids. Not a secret.
+pub(crate) fn nonce() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
