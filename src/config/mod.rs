@@ -6,6 +6,7 @@
 mod read;
 mod secret;
 mod section;
+mod settings;
 #[cfg(test)]
 mod tests;
 

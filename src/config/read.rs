@@ -283,7 +283,7 @@ fn read_line(section: &Section<'_>, key: &'static str) -> Option<GpioLine> {
 
 fn read_power_meter(section: Section<'_>) -> Option<PowerMeter> {
     let bus = section.optional_path("bus", "the path of an I2C bus, as \"/dev/i2c-1\"");
-    let address = section.integer("address", 0x03..=0x77) as u8;
+    let address = section.integer("address", 0x40..=0x4f) as u8;
     let chip =
         section.choice("chip", &[("ina219", PowerChip::Ina219), ("ina226", PowerChip::Ina226)]);
     let shunt_ohm = section.number("shunt_ohm", 0.0001..=100.0);

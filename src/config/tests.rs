@@ -152,7 +152,7 @@ fn a_refusal_names_line_key_and_what_was_expected() {
         ("[board]\nrequired = [\"led\"]".into(), &["a list of \"indicator\"", "[\"led\"]"]),
         (
             "[board]\npower_meter = { address = 0x99 }".into(),
-            &["from 3 to 119", "power_meter.bus: missing"],
+            &["from 64 to 79", "power_meter.bus: missing"],
         ),
         ("[store]\ndir = \"\"".into(), &["store.dir"]),
         ("[health]\ninterval = \"0s\"".into(), &["health.interval", "from 1s"]),

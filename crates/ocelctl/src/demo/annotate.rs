@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use ocelli::vision::annotate::{Picture as Drawing, annotate};
 use ocelli_protocol::message::FrameResult;
 
 use super::Picture;
@@ -20,8 +21,12 @@ pub(super) fn write_all(
     for picture in pictures {
         let Some(result) = results.get(picture.stream.as_str()) else { continue };
         let to = folder.join(format!("{}.jpg", picture.stream));
-        ocelli::cli::annotate_picture(&picture.path, &result.findings, &to)
-            .map_err(|error| Failure(error.to_string()))?;
+        let about = |error: &dyn std::fmt::Display| Failure(format!("{}: {error}", to.display()));
+        let file = std::fs::read(&picture.path).map_err(|error| about(&error))?;
+        let mut drawing = Drawing::decode(&file).map_err(|error| about(&error))?;
+        annotate(&mut drawing, &result.findings);
+        let jpeg = drawing.encode_jpeg(90).map_err(|error| about(&error))?;
+        std::fs::write(&to, jpeg).map_err(|error| about(&error))?;
         count += 1;
     }
     Ok(count)

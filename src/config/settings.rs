@@ -1,0 +1,132 @@
+//! From the configuration to what each module is told.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Config, Durability, Mqtt, Outbox, Overflow, Part, PowerChip, Stream};
+use crate::pipeline::Gate;
+use crate::{agent, board, camera, inference, mqtt, report, store};
+
+/// Longest time that an orderly end may spend on delivering; the rest stays in the store.
+const FLUSH: Duration = Duration::from_secs(5);
+
+impl Stream {
+    /// The camera and which of its frames are looked at.
+    fn settings(&self, pictures: &Path) -> agent::StreamSettings {
+        let source = self.camera.as_deref().unwrap_or(pictures).to_string_lossy().into_owned();
+        let looped = if self.repeat { camera::Loop::Forever } else { camera::Loop::Once };
+        let [width, height] = [self.size.map(|size| size.0), self.size.map(|size| size.1)];
+        let fps = Some(self.fps);
+        agent::StreamSettings {
+            name: self.name.clone(),
+            camera: camera::Settings {
+                looped,
+                fps,
+                width,
+                height,
+                ..camera::Settings::new(source)
+            },
+            gate: if self.triggered { Gate::Triggered } else { Gate::Open },
+        }
+    }
+}
+
+impl Outbox {
+    fn settings(&self) -> report::OutboxSettings {
+        report::OutboxSettings {
+            durability: match self.durability {
+                Durability::Spill => report::Durability::Spill,
+                Durability::Results => report::Durability::Results,
+            },
+            overflow: match self.overflow {
+                Overflow::DropOldest => report::Overflow::DropOldest,
+                Overflow::Block => report::Overflow::Block,
+            },
+            max_bytes: self.max_bytes,
+            max_age: self.max_age,
+            ..report::OutboxSettings::default()
+        }
+    }
+}
+
+impl Mqtt {
+    /// How to reach the broker.
+    #[must_use]
+    pub fn settings(&self) -> mqtt::Settings {
+        let client = |(chain, key): &(_, _)| mqtt::ClientCertificate {
+            chain: std::path::PathBuf::clone(chain),
+            key: std::path::PathBuf::clone(key),
+        };
+        mqtt::Settings {
+            tls: self.tls.as_ref().map(|tls| mqtt::TlsSettings {
+                ca: tls.ca.clone(),
+                client: tls.identity.as_ref().map(client),
+            }),
+            username: self.username.clone(),
+            password_file: self.password_file.clone(),
+            keep_alive: self.keep_alive,
+            ..mqtt::Settings::new(&self.client_id, &self.host, self.port)
+        }
+    }
+}
+
+impl Config {
+    /// Everything the agent needs. `model` and `pictures` stand in where the configuration names none.
+    #[must_use]
+    pub fn agent_settings(&self, model: &Path, pictures: &Path) -> agent::Settings {
+        let known = inference::delegate_names();
+        let delegates = self.model.delegates.iter().map(ToString::to_string);
+        agent::Settings {
+            streams: self.streams.iter().map(|stream| stream.settings(pictures)).collect(),
+            model: agent::ModelSettings {
+                path: self.model.path.clone().unwrap_or_else(|| model.to_owned()),
+                // A delegate of another build is told by `ocelli check`; what it would run goes to the next one.
+                delegates: delegates.filter(|name| known.contains(name)).collect(),
+                deadline: self.model.deadline,
+            },
+            delivery: self.mqtt.as_ref().map(|mqtt| agent::DeliverySettings {
+                device: self.device.id.clone(),
+                root: mqtt.root.clone(),
+                mqtt: mqtt.settings(),
+                outbox: self.outbox.settings(),
+                store: store::Settings::in_dir(&self.store),
+                flush: FLUSH,
+            }),
+            board: self.board_settings(),
+            health_interval: self.health_interval,
+            watchdog: agent::WatchdogLimits::default(),
+        }
+    }
+
+    fn board_settings(&self) -> board::Settings {
+        let presence = |part: Part| match self.board.required.contains(&part) {
+            true => board::Presence::Required,
+            false => board::Presence::Optional,
+        };
+        let line =
+            |line: &super::GpioLine| board::Line { chip: line.chip.clone(), offset: line.line };
+        board::Settings {
+            indicator: self.board.indicator.as_ref().map(|indicator| board::IndicatorSettings {
+                line: line(indicator),
+                polarity: board::Polarity::default(),
+                presence: presence(Part::Indicator),
+            }),
+            trigger: self.board.trigger.as_ref().map(|trigger| board::TriggerSettings {
+                line: line(trigger),
+                edge: board::Edge::Rising,
+                debounce: Duration::from_millis(20),
+                presence: presence(Part::Trigger),
+            }),
+            power_meter: self.board.power_meter.as_ref().map(|meter| board::PowerMeterSettings {
+                bus: meter.bus.clone(),
+                address: meter.address,
+                chip: match meter.chip {
+                    PowerChip::Ina219 => board::Chip::Ina219,
+                    PowerChip::Ina226 => board::Chip::Ina226,
+                },
+                shunt_ohm: meter.shunt_ohm,
+                presence: presence(Part::PowerMeter),
+            }),
+        }
+    }
+}
