@@ -133,7 +133,7 @@ fn explain_mqtt(mqtt: &Mqtt, config: &Config, told: &mut Told) {
         told.hints.push("the password travels unencrypted; set mqtt.tls.ca".to_owned());
     }
     if let Some(tls) = &mqtt.settings().tls
-        && let Err(refusal) = crate::mqtt::tls::client_config(tls)
+        && let Err(refusal) = tls.check()
     {
         told.problems.push(format!("mqtt.tls: {refusal}"));
     }
