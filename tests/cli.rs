@@ -50,8 +50,9 @@ fn help_teaches_at_the_top_and_for_each_command() {
         let help = ocelli(&[command, "--help"]);
         let text = out(&help);
         let usage = text.contains(&format!("Usage: ocelli {command}"));
-        let example = text.contains("Example") && text.contains(&format!("  ocelli {command} "))
-            || text.contains(&format!(" ocelli {command} "));
+        let shown = format!("ocelli {command} ");
+        let mut lines = text.lines().skip_while(|line| !line.contains("Example"));
+        let example = lines.any(|line| line.starts_with("  ") && line.contains(&shown));
         if help.status.code() != Some(0) || !usage || !example || !help.stderr.is_empty() {
             missing.push(format!("usage and example of {command}: {text}"));
         }
