@@ -196,7 +196,7 @@ fn check_refuses_a_package_and_says_what_is_wrong_with_it() {
         (
             "threshold",
             changed_package(|f| replace(f, "score_threshold = 0.", "score_threshold = 0.9")),
-            "as its package says",
+            "golden picture golden/coffee.jpg",
         ),
     ];
     let mut wrong = Vec::new();

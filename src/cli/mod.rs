@@ -150,7 +150,9 @@ fn delegates(arguments: &mut lexopt::Parser, command: &str) -> Result<Vec<String
         None => Ok(names),
         Some(name) => {
             let known = known.join(", ");
-            Err(Failure::Usage(format!("this build has no delegate \"{name}\"; it has {known}")))
+            Err(Failure::Usage(format!(
+                "this build has no delegate \"{name}\"; it has {known}; see ocelli {command} --help"
+            )))
         }
     }
 }
