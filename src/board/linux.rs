@@ -26,7 +26,10 @@ const MOST_EVENTS: usize = 64;
 ///
 /// # Errors
 /// [`Error::Unavailable`] names the line, what was seen and the cure.
-pub fn open_output(line: &Line, polarity: Polarity) -> Result<impl OutputPin + Send + use<>, Error> {
+pub fn open_output(
+    line: &Line,
+    polarity: Polarity,
+) -> Result<impl OutputPin + Send + use<>, Error> {
     let dark = u8::from(polarity == Polarity::ActiveLow);
     let handle = free_line(line)?
         .request(LineRequestFlags::OUTPUT, dark, CONSUMER)

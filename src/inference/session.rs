@@ -243,6 +243,11 @@ impl Session {
         SessionReport { segments: self.runners.iter().map(Runner::report).collect() }
     }
 
+    /// The delegate of each segment, in order of execution. Does not allocate.
+    pub fn running(&self) -> impl Iterator<Item = &str> {
+        self.runners.iter().map(Runner::running)
+    }
+
     fn check(&self, inputs: &[TensorView<'_>]) -> Result<(), SessionError> {
         for (place, spec) in self.inputs.iter().enumerate() {
             let given = inputs.get(place);

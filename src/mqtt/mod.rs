@@ -80,6 +80,16 @@ pub struct TlsSettings {
     pub client: Option<ClientCertificate>,
 }
 
+impl TlsSettings {
+    /// Reads the files as a connection would, without connecting.
+    ///
+    /// # Errors
+    /// [`RefusalKind::Settings`] names the file and what is wrong with it.
+    pub fn check(&self) -> Result<(), Refusal> {
+        tls::client_config(self).map(drop)
+    }
+}
+
 /// Certificate and key of this device, PEM files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCertificate {

@@ -236,11 +236,16 @@ impl Runner {
         Ok(true)
     }
 
+    /// The delegate that ran it last, or would run it now.
+    pub(super) fn running(&self) -> &str {
+        self.alternatives[self.current].name()
+    }
+
     pub(super) fn report(&self) -> SegmentReport {
         let view = self.plan.graph.view();
         let nodes = || self.plan.nodes.iter().map(|node| view.node(node));
         SegmentReport {
-            delegate: self.alternatives[self.current].name().to_owned(),
+            delegate: self.running().to_owned(),
             nodes: nodes().map(|node| node.name.clone()).collect(),
             macs: nodes().map(|node| node.macs).sum(),
             fallbacks: self.fallbacks,
