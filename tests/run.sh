@@ -3,17 +3,19 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# Benches have their own main and are built by the lints only.
+targets=(--locked --workspace --lib --bins --tests --examples)
 started=$SECONDS
 step() { printf '\n== %s (%ss)\n' "$*" $((SECONDS - started)); }
 
 step build
-cargo build --locked --workspace --all-targets
+cargo build "${targets[@]}"
 
 step tests
 if cargo nextest --version >/dev/null 2>&1; then
-    cargo nextest run --locked --workspace --all-targets
+    cargo nextest run "${targets[@]}"
 else
-    cargo test --locked --workspace --all-targets
+    cargo test "${targets[@]}"
 fi
 
 step documentation examples
