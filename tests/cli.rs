@@ -1,5 +1,7 @@
 //! The device binary as its users meet it: help, exit codes, messages, and the shapes of its output.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -37,7 +37,7 @@ pub(super) fn start() -> Result<u16, Failure> {
     let mut broker = Broker::new(Config { router, v4, ..Config::default() });
     std::thread::Builder::new()
         .name("broker".to_owned())
-        .spawn(move || broker.start())
+        .spawn(move || broker.start().map_err(Box::new))
         .map_err(|error| Failure(format!("cannot start the broker's thread: {error}")))?;
     Ok(port)
 }
