@@ -27,5 +27,5 @@ test-v4l2: ## Capture from the kernel's vivid driver in a virtual machine (Debia
 .PHONY: demo
 demo: ## Broker, agent and receiver on this machine: real pictures, real model, results over MQTT, boxes in demo-out/
 	tests/setup.sh build
-	cargo build --locked -p ocelli -p ocelctl
-	cargo run --locked --quiet -p ocelctl -- demo
+	cargo build --locked --workspace --bins
+	"$${CARGO_TARGET_DIR:-target}/debug/ocelctl" demo
