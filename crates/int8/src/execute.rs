@@ -1,0 +1,372 @@
+//! Walks the steps of a plan. Safe code: kernels check their reach, the rest goes through cells of the arena.
+
+use std::cell::Cell;
+
+use crate::border::{self, Input, Output};
+use crate::kernels::aligned::Aligned;
+use crate::kernels::gather::{Gather, OVERRUN};
+use crate::kernels::{Depthwise, Kernels, Multiply};
+use crate::numerics;
+use crate::operator::{CountPadding, InputForm, OutputForm, Window};
+use crate::plan::{Action, Border, ConvStep, DepthwiseStep, Plan, Step};
+use crate::tensor::{Quantisation, Shape};
+use crate::view::View;
+
+type Arena<'a> = &'a [Cell<u8>];
+
+/// Memory of a run beside the arena.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    panel: Aligned,
+    outputs: Vec<usize>,
+    others: Vec<usize>,
+    sums: Vec<i32>,
+    reals: Vec<f32>,
+}
+
+impl Scratch {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        Self {
+            panel: Aligned::new((plan.panel_values + OVERRUN) * 2),
+            outputs: Vec::with_capacity(plan.panel_rows),
+            others: Vec::with_capacity(plan.panel_rows),
+            sums: vec![0; plan.most_channels],
+            reals: vec![0.0; plan.most_channels],
+        }
+    }
+}
+
+/// One step.
+pub(crate) fn step(
+    step: &Step,
+    kernels: &Kernels,
+    arena: Arena<'_>,
+    inputs: &[Input<'_>],
+    scratch: &mut Scratch,
+) {
+    if let Some(border) = &step.border {
+        fill(arena, border);
+    }
+    match &step.action {
+        Action::Load { input, y, to, form } => load(kernels, arena, &inputs[*input], y, to, *form),
+        Action::Conv(conv) => convolve(conv, kernels, arena, scratch),
+        Action::Depthwise(conv) => depthwise(conv, kernels, arena),
+        Action::Add { rule, a, b, y } => {
+            each_pair(a, b, y, |a, b, y, length| {
+                (kernels.add)(rule, &arena[a..], &arena[b..], &arena[y..], length);
+            });
+        }
+        Action::Mul { rule, a, b, y } => {
+            each_pair(a, b, y, |a, b, y, length| {
+                (kernels.mul)(rule, &arena[a..], &arena[b..], &arena[y..], length);
+            });
+        }
+        Action::Copy { x, y, table } => copy(arena, x, y, table.as_deref()),
+        Action::MaxPool { window, element, x, y } => {
+            each_pixel(y, |n, h, w, to| {
+                let mut first = true;
+                each_tap(window, x.shape, h, w, |i, j| {
+                    let (from, to) = (&arena[x.at(n, i, j)..], &arena[to..]);
+                    if std::mem::take(&mut first) {
+                        move_bytes(from, to, x.shape.c);
+                    } else {
+                        (kernels.maximum)(*element, to, from, x.shape.c);
+                    }
+                });
+            });
+        }
+        Action::AveragePool { window, padding, from, to, x, y } => {
+            let sums = &mut scratch.reals[..x.shape.c];
+            each_pixel(y, |n, h, w, place| {
+                sums.fill(0.0);
+                let mut count = 0;
+                each_tap(window, x.shape, h, w, |i, j| {
+                    count += 1;
+                    for (sum, byte) in sums.iter_mut().zip(&arena[x.at(n, i, j)..]) {
+                        *sum += numerics::dequantise(byte.get(), from);
+                    }
+                });
+                let count = if *padding == CountPadding::Include { window.taps() } else { count };
+                for (byte, sum) in arena[place..].iter().zip(&*sums) {
+                    byte.set(numerics::average(*sum, count, to));
+                }
+            });
+        }
+        Action::GlobalAveragePool { multiplier, from, to, x, y } => {
+            let sums = &mut scratch.sums[..x.shape.c];
+            let (low, high) = to.range();
+            for n in 0..x.shape.n {
+                sums.fill(-from.zero_point() * x.shape.pixels() as i32);
+                each_pixel(&View { shape: Shape { n: 1, ..x.shape }, ..*x }, |_, h, w, _| {
+                    (kernels.accumulate)(from.element(), &arena[x.at(n, h, w)..], sums);
+                });
+                for (byte, sum) in arena[y.at(n, 0, 0)..].iter().zip(&*sums) {
+                    let zero = to.zero_point();
+                    byte.set(numerics::requantise(*sum, *multiplier, zero, low, high) as u8);
+                }
+            }
+        }
+        Action::Resize { sampling, element, x, y } => each_pixel(y, |n, h, w, to| {
+            for c in 0..y.shape.c {
+                let value = |i, j| element.widen(arena[x.at(n, i, j) + c].get());
+                arena[to + c].set(sampling.value(h, w, value) as u8);
+            }
+        }),
+        Action::Pad { before: [top, left], byte, x, y } => each_pixel(y, |n, h, w, to| {
+            let row = h.checked_sub(*top).filter(|&row| row < x.shape.h);
+            let column = w.checked_sub(*left).filter(|&column| column < x.shape.w);
+            match row.zip(column) {
+                Some((row, column)) => {
+                    move_bytes(&arena[x.at(n, row, column)..], &arena[to..], x.shape.c);
+                }
+                None => arena[to..to + y.shape.c].iter().for_each(|cell| cell.set(*byte)),
+            }
+        }),
+        Action::Reshape { x, y } => each_pixel(y, |n, h, w, to| {
+            let Shape { h: rows, w: columns, c: channels, .. } = x.shape;
+            for c in 0..y.shape.c {
+                let at = y.shape.index_nchw(n, h, w, c);
+                let (pixel, plane) = (at % (rows * columns), at / (rows * columns));
+                let from = x.at(plane / channels, pixel / columns, pixel % columns);
+                arena[to + c].set(arena[from + plane % channels].get());
+            }
+        }),
+    }
+}
+
+fn convolve(conv: &ConvStep, kernels: &Kernels, arena: Arena<'_>, scratch: &mut Scratch) {
+    let (x, y) = (&conv.x, &conv.y);
+    let per_group = (x.shape.c / conv.groups.len(), y.shape.c / conv.groups.len());
+    for image in 0..y.shape.n {
+        for start in (0..y.shape.pixels()).step_by(conv.rows) {
+            let pixels = start..(start + conv.rows).min(y.shape.pixels());
+            for (group, (weights, epilogue)) in conv.groups.iter().enumerate() {
+                let gather = Gather {
+                    arena,
+                    element: conv.from.element(),
+                    zero_point: conv.from.zero_point() as i16,
+                    input: x.channels(group * per_group.0, per_group.0),
+                    window: conv.window,
+                    image,
+                    output_width: y.shape.w,
+                    pixels: pixels.clone(),
+                    stride: conv.stride,
+                };
+                (kernels.gather)(&gather, &mut scratch.panel);
+                let first = group * per_group.1;
+                places(&mut scratch.outputs, y, image, pixels.clone(), first);
+                if let Some(other) = &conv.other {
+                    places(&mut scratch.others, other, image, pixels.clone(), first);
+                }
+                (kernels.multiply)(&Multiply {
+                    panel: &scratch.panel,
+                    panel_stride: conv.stride,
+                    weights,
+                    epilogue,
+                    arena,
+                    outputs: &scratch.outputs,
+                    others: &scratch.others,
+                });
+                if let Some(table) = &conv.table {
+                    for &at in &scratch.outputs {
+                        translate(table, &arena[at..at + per_group.1]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Offsets of some pixels of an image, counted row by row. The vector has room for them.
+fn places(
+    offsets: &mut Vec<usize>,
+    view: &View,
+    image: usize,
+    pixels: std::ops::Range<usize>,
+    first: usize,
+) {
+    let width = view.shape.w;
+    offsets.clear();
+    let (mut y, mut x) = (pixels.start / width, pixels.start % width);
+    for _ in pixels {
+        offsets.push(view.at(image, y, x) + first);
+        x += 1;
+        if x == width {
+            (y, x) = (y + 1, 0);
+        }
+    }
+}
+
+fn depthwise(conv: &DepthwiseStep, kernels: &Kernels, arena: Arena<'_>) {
+    let call = Depthwise {
+        arena,
+        element: conv.element,
+        input: conv.x,
+        output: conv.y,
+        window: conv.window,
+        weights: &conv.weights,
+        epilogue: &conv.epilogue,
+    };
+    for n in 0..conv.y.shape.n {
+        for y in 0..conv.y.shape.h {
+            (kernels.depthwise)(&call, n, y);
+            if let Some(table) = &conv.table {
+                for x in 0..conv.y.shape.w {
+                    let at = conv.y.at(n, y, x);
+                    translate(table, &arena[at..at + conv.y.shape.c]);
+                }
+            }
+        }
+    }
+}
+
+fn translate(table: &[u8; 256], cells: &[Cell<u8>]) {
+    for cell in cells {
+        cell.set(table[usize::from(cell.get())]);
+    }
+}
+
+fn fill(arena: Arena<'_>, border: &Border) {
+    let View { shape, pixel, row, .. } = border.view;
+    let [top, left, bottom, right] = border.widths;
+    let set = |from: usize, length: usize| {
+        arena[from..from + length].iter().for_each(|cell| cell.set(border.byte));
+    };
+    for n in 0..shape.n {
+        let inner = border.view.at(n, 0, 0);
+        set(inner - top * row - left * pixel, top * row);
+        for y in 0..shape.h {
+            set(inner + y * row - left * pixel, left * pixel);
+            set(inner + y * row + shape.w * pixel, right * pixel);
+        }
+        set(inner + shape.h * row - left * pixel, bottom * row);
+    }
+}
+
+fn load(
+    kernels: &Kernels,
+    arena: Arena<'_>,
+    input: &Input<'_>,
+    y: &View,
+    to: &Quantisation,
+    form: InputForm,
+) {
+    let shape = y.shape;
+    if let Input::F32(values) = input {
+        for (row, values) in values.chunks_exact(shape.w).enumerate() {
+            let (plane, h) = (row / shape.h, row % shape.h);
+            let at = y.at(plane / shape.c, h, 0) + plane % shape.c;
+            (kernels.quantise)(to, values, &arena[at..], y.pixel);
+        }
+        return;
+    }
+    each_pixel(y, |n, h, w, to| {
+        for c in 0..shape.c {
+            let at = match form {
+                InputForm::QuantisedNhwc => shape.index(n, h, w, c),
+                _ => shape.index_nchw(n, h, w, c),
+            };
+            let byte = match input {
+                Input::U8(values) => values[at],
+                Input::S8(values) => values[at] as u8,
+                Input::F32(_) => continue,
+            };
+            arena[to + c].set(byte);
+        }
+    });
+}
+
+/// Gives a tensor out.
+pub(crate) fn store(
+    arena: Arena<'_>,
+    x: &View,
+    from: &Quantisation,
+    form: OutputForm,
+    output: &mut Output<'_>,
+) {
+    let shape = x.shape;
+    each_pixel(x, |n, h, w, at| {
+        for (c, cell) in arena[at..at + shape.c].iter().enumerate() {
+            let to = match form {
+                OutputForm::QuantisedNhwc => shape.index(n, h, w, c),
+                _ => shape.index_nchw(n, h, w, c),
+            };
+            match output {
+                Output::F32(values) => values[to] = numerics::dequantise(cell.get(), from),
+                Output::U8(values) => values[to] = cell.get(),
+                Output::S8(values) => values[to] = cell.get() as i8,
+            }
+        }
+    });
+    if let (OutputForm::SoftmaxNchw, Output::F32(values)) = (form, output) {
+        let pixels = shape.pixels();
+        for n in 0..shape.n {
+            for pixel in 0..pixels {
+                border::softmax(values, n * shape.c * pixels + pixel, pixels, shape.c);
+            }
+        }
+    }
+}
+
+fn copy(arena: Arena<'_>, x: &View, y: &View, table: Option<&[u8; 256]>) {
+    each_pixel(y, |n, h, w, to| {
+        let (from, to) = (&arena[x.at(n, h, w)..], &arena[to..]);
+        move_bytes(from, to, y.shape.c);
+        if let Some(table) = table {
+            translate(table, &to[..y.shape.c]);
+        }
+    });
+}
+
+fn move_bytes(from: &[Cell<u8>], to: &[Cell<u8>], length: usize) {
+    for (from, to) in from[..length].iter().zip(&to[..length]) {
+        to.set(from.get());
+    }
+}
+
+fn each_pixel(view: &View, mut visit: impl FnMut(usize, usize, usize, usize)) {
+    for n in 0..view.shape.n {
+        for h in 0..view.shape.h {
+            for w in 0..view.shape.w {
+                visit(n, h, w, view.at(n, h, w));
+            }
+        }
+    }
+}
+
+/// Taps of a window that lie in the picture, row by row.
+fn each_tap(
+    window: &Window,
+    shape: Shape,
+    h: usize,
+    w: usize,
+    mut visit: impl FnMut(usize, usize),
+) {
+    for tap in 0..window.kernel[0] {
+        let Some(i) = window.tap(0, h, tap, shape.h) else { continue };
+        for tap in 0..window.kernel[1] {
+            if let Some(j) = window.tap(1, w, tap, shape.w) {
+                visit(i, j);
+            }
+        }
+    }
+}
+
+/// Runs of bytes of two operands and a result, as long as the views allow; a vector stands for every pixel.
+fn each_pair(a: &View, b: &View, y: &View, mut visit: impl FnMut(usize, usize, usize, usize)) {
+    let dense = [a, b, y].iter().all(|view| view.has_dense_rows());
+    let (channels, width) = (y.shape.c, y.shape.w);
+    for n in 0..y.shape.n {
+        for h in 0..y.shape.h {
+            if b.shape == y.shape && dense {
+                visit(a.at(n, h, 0), b.at(n, h, 0), y.at(n, h, 0), width * channels);
+                continue;
+            }
+            for w in 0..width {
+                let Shape { n: images, h: rows, w: columns, .. } = b.shape;
+                let b = b.at(n.min(images - 1), h.min(rows - 1), w.min(columns - 1));
+                visit(a.at(n, h, w), b, y.at(n, h, w), channels);
+            }
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Gathers the inputs of output pixels into the rows of a panel, widened to 16 bits: one loop for all kernels.
+//!
+//! Padding becomes the zero point here, so that the multiplication knows nothing of borders.
+
+use std::cell::Cell;
+use std::ops::Range;
+
+use crate::kernels::aligned::Aligned;
+use crate::operator::Window;
+use crate::tensor::ElementType;
+use crate::view::View;
+
+/// Values that a widening step may write past its run.
+pub(crate) const OVERRUN: usize = 16;
+
+/// What to gather: the taps of some output pixels of one image.
+pub(crate) struct Gather<'a> {
+    pub(crate) arena: &'a [Cell<u8>],
+    pub(crate) element: ElementType,
+    /// Value of padding.
+    pub(crate) zero_point: i16,
+    /// The channels of one group.
+    pub(crate) input: View,
+    pub(crate) window: Window,
+    pub(crate) image: usize,
+    /// Columns of the output.
+    pub(crate) output_width: usize,
+    /// Output pixels, counted row by row.
+    pub(crate) pixels: Range<usize>,
+    /// i16 values from one panel row to the next.
+    pub(crate) stride: usize,
+}
+
+/// Moves runs of bytes to runs of i16.
+pub(crate) trait Widen {
+    /// Widens `length` bytes; may read and write up to [`OVERRUN`] values more.
+    ///
+    /// # Safety
+    /// `length + OVERRUN` bytes are readable at `from`, and as many values writable at `to`.
+    unsafe fn widen(from: *const u8, to: *mut i16, length: usize);
+}
+
+impl Gather<'_> {
+    /// Fills the panel rows. Later runs overwrite what earlier ones wrote past their end.
+    #[inline(always)]
+    pub(crate) fn run<W: Widen>(&self, panel: &mut Aligned) {
+        let depth = self.window.taps() * self.input.shape.c;
+        assert!(self.input.end() + OVERRUN <= self.arena.len());
+        assert!(self.stride >= depth);
+        assert!(self.pixels.len() * self.stride + OVERRUN <= panel.words().len());
+        let from = self.arena.as_ptr().cast::<u8>();
+        let to = panel.words_mut().as_mut_ptr();
+        let one_to_one = self.window == Window::square(1, 1, 0);
+        if one_to_one && self.input.is_dense() && self.stride == depth {
+            let first = self.input.at(self.image, 0, 0) + self.pixels.start * depth;
+            assert!(first + self.pixels.len() * depth <= self.input.end());
+            // SAFETY: the run ends before the view does, `OVERRUN` before the arena does; the panel was checked above.
+            unsafe { W::widen(from.add(first), to, self.pixels.len() * depth) };
+            return;
+        }
+        let (mut y, mut x) =
+            (self.pixels.start / self.output_width, self.pixels.start % self.output_width);
+        for row in 0..self.pixels.len() {
+            // SAFETY: row · stride + depth + OVERRUN lies in the panel, checked above.
+            unsafe { self.pixel::<W>(from, to.add(row * self.stride), y, x) };
+            x += 1;
+            if x == self.output_width {
+                (y, x) = (y + 1, 0);
+            }
+        }
+    }
+
+    /// # Safety
+    /// `to` has room for all taps and [`OVERRUN`] more; `from` is the arena, and the view ends [`OVERRUN`] before it.
+    #[inline(always)]
+    unsafe fn pixel<W: Widen>(&self, from: *const u8, mut to: *mut i16, y: usize, x: usize) {
+        let channels = self.input.shape.c;
+        let [kernel_h, kernel_w] = self.window.kernel;
+        let joined = self.window.dilations[1] == 1 && self.input.has_dense_rows();
+        // Taps of this column that lie in the picture, when they are adjacent.
+        let left = x * self.window.strides[1];
+        let skipped = self.window.pads[1].saturating_sub(left).min(kernel_w);
+        let first = (left + skipped).wrapping_sub(self.window.pads[1]);
+        let inside = self.input.shape.w.saturating_sub(first).min(kernel_w - skipped);
+        for tap in 0..kernel_h {
+            let Some(row) = self.window.tap(0, y, tap, self.input.shape.h) else {
+                // SAFETY: the taps of one kernel row fit at `to`.
+                unsafe { to = fill(to, self.zero_point, kernel_w * channels) };
+                continue;
+            };
+            if joined && inside > 0 {
+                // SAFETY: columns first..first + inside lie in the row, and the three runs make one kernel row.
+                unsafe {
+                    to = fill(to, self.zero_point, skipped * channels);
+                    W::widen(
+                        from.add(self.input.at(self.image, row, first)),
+                        to,
+                        inside * channels,
+                    );
+                    to = to.add(inside * channels);
+                    to = fill(to, self.zero_point, (kernel_w - skipped - inside) * channels);
+                }
+                continue;
+            }
+            for tap in 0..kernel_w {
+                // SAFETY: `tap` gives a column of the picture, and one tap's channels fit at `to`.
+                unsafe {
+                    match self.window.tap(1, x, tap, self.input.shape.w) {
+                        None => to = fill(to, self.zero_point, channels),
+                        Some(column) => {
+                            let at = self.input.at(self.image, row, column);
+                            W::widen(from.add(at), to, channels);
+                            to = to.add(channels);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Writes `length` values and returns the place behind them.
+///
+/// # Safety
+/// `length` values are writable at `to`.
+#[inline(always)]
+unsafe fn fill(to: *mut i16, value: i16, length: usize) -> *mut i16 {
+    for at in 0..length {
+        // SAFETY: at < length.
+        unsafe { to.add(at).write(value) };
+    }
+    // SAFETY: one past the run at most.
+    unsafe { to.add(length) }
+}

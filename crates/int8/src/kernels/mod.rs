@@ -1,0 +1,258 @@
+//! Kernels of one instruction set behind one table, chosen at run time.
+//!
+//! A table holds plain functions. Each is safe to call: it checks the reach of what it is given once, at its entry;
+//! the loops below hold no checks. The arena is shared cells, because views of it overlap (joined tensors).
+//! To add an instruction set: one sibling file, one line in [`Kernels::by_name`] and one in [`Kernels::detect`];
+//! the differential tests run for every name in `tests/common`.
+
+pub(crate) mod aligned;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx2_depthwise;
+pub(crate) mod gather;
+pub(crate) mod peak;
+mod portable;
+mod scalar;
+
+use std::cell::Cell;
+
+use crate::kernels::aligned::Aligned;
+use crate::kernels::gather::Gather;
+use crate::numerics::{AddRule, MulRule};
+use crate::operator::Window;
+use crate::tensor::ElementType;
+use crate::view::View;
+
+/// Output channels of one block of packed weights, and to what the epilogue's vectors are padded.
+pub(crate) const BLOCK: usize = 16;
+/// Channels of one block of packed depthwise weights.
+pub(crate) const DEPTHWISE_BLOCK: usize = 8;
+/// Bytes that kernels may read past the last byte of a view.
+pub(crate) const SLACK: usize = 64;
+
+/// The kernels of one instruction set.
+#[derive(Debug)]
+pub(crate) struct Kernels {
+    /// As `OCELLI_ISA` names it.
+    pub(crate) name: &'static str,
+    /// Rows of one tile: blocks of rows are best a multiple.
+    pub(crate) tile_rows: usize,
+    /// Gathers the inputs of some output pixels into the rows of a panel.
+    pub(crate) gather: fn(&Gather<'_>, &mut Aligned),
+    /// Panel times packed weights, to the output through the epilogue.
+    pub(crate) multiply: fn(&Multiply<'_>),
+    /// Whether `depthwise` takes the window; the portable one takes all.
+    pub(crate) takes_depthwise: fn(&Window) -> bool,
+    /// Depthwise convolution of one output row.
+    pub(crate) depthwise: fn(&Depthwise<'_>, n: usize, y: usize),
+    /// Element-wise sum of runs of bytes.
+    pub(crate) add: fn(&AddRule, Run<'_>, Run<'_>, Run<'_>, usize),
+    /// Element-wise product of runs of bytes.
+    pub(crate) mul: fn(&MulRule, Run<'_>, Run<'_>, Run<'_>, usize),
+    /// Adds a run of bytes to 32-bit sums.
+    pub(crate) accumulate: fn(ElementType, Run<'_>, &mut [i32]),
+    /// Greater of two, for each byte of a run: output, input.
+    pub(crate) maximum: fn(ElementType, Run<'_>, Run<'_>, usize),
+    /// Real to stored values: planes of one row to adjacent channels.
+    pub(crate) quantise: fn(&crate::tensor::Quantisation, &[f32], Run<'_>, step: usize),
+}
+
+/// Bytes of the arena from an offset on.
+pub(crate) type Run<'a> = &'a [Cell<u8>];
+
+impl Kernels {
+    /// The best table of this machine, or the one that `OCELLI_ISA` names (`scalar`, `avx2`) if the machine has it.
+    pub(crate) fn detect() -> &'static Self {
+        let forced = std::env::var("OCELLI_ISA").ok();
+        forced
+            .and_then(|name| Self::by_name(&name))
+            .unwrap_or_else(|| Self::by_name("avx2").unwrap_or(&scalar::KERNELS))
+    }
+
+    /// A table by name, if the machine can run it.
+    pub(crate) fn by_name(name: &str) -> Option<&'static Self> {
+        match name {
+            "scalar" => Some(&scalar::KERNELS),
+            #[cfg(target_arch = "x86_64")]
+            "avx2" => avx2::is_available().then_some(&avx2::KERNELS),
+            _ => None,
+        }
+    }
+}
+
+/// Weights of one group, `[channel][depth]`, as blocks of [`BLOCK`] channels: per pair of depths, the pair of each
+/// channel, widened to i16. An odd depth and missing channels are filled with zeros.
+#[derive(Debug, Clone)]
+pub(crate) struct PackedWeights {
+    pub(crate) words: Aligned,
+    pub(crate) channels: usize,
+    /// Depth, rounded up to even.
+    pub(crate) depth: usize,
+    /// Depth as given.
+    pub(crate) depth_given: usize,
+}
+
+impl PackedWeights {
+    pub(crate) fn new(weights: &[i8], channels: usize) -> Self {
+        let depth = weights.len() / channels;
+        let even = depth.next_multiple_of(2);
+        let mut words = Aligned::new(channels.next_multiple_of(BLOCK) * even * 2);
+        let packed = words.words_mut();
+        for (channel, row) in weights.chunks_exact(depth).enumerate() {
+            let block = channel / BLOCK * BLOCK * even;
+            for (at, &weight) in row.iter().enumerate() {
+                let pair = at / 2 * BLOCK + channel % BLOCK;
+                packed[block + pair * 2 + at % 2] = i16::from(weight);
+            }
+        }
+        Self { words, channels, depth: even, depth_given: depth }
+    }
+}
+
+/// What happens to an accumulator on its way to the output.
+#[derive(Debug, Clone)]
+pub(crate) struct Epilogue {
+    /// Per channel, with the input's zero point folded in; padded to whole blocks.
+    pub(crate) bias: Vec<i32>,
+    /// Per channel; padded to whole blocks.
+    pub(crate) multipliers: Vec<f32>,
+    pub(crate) zero_point: i32,
+    pub(crate) low: i32,
+    pub(crate) high: i32,
+    /// A residual sum after the requantisation.
+    pub(crate) sum: Option<Sum>,
+}
+
+/// A sum fused behind a convolution; it sees the convolution's rounded result, so no bit differs from two steps.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sum {
+    pub(crate) rule: AddRule,
+    /// Which operand of the sum the convolution is.
+    pub(crate) role: Role,
+}
+
+/// Operand of a sum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    First,
+    Second,
+}
+
+impl Epilogue {
+    /// The rule, for one value; `other` is read only when there is a sum.
+    #[inline(always)]
+    pub(crate) fn apply(&self, acc: i32, channel: usize, other: impl Fn() -> u8) -> u8 {
+        let acc = acc.wrapping_add(self.bias[channel]);
+        let multiplier = self.multipliers[channel];
+        let own =
+            crate::numerics::requantise(acc, multiplier, self.zero_point, self.low, self.high);
+        match &self.sum {
+            None => own as u8,
+            Some(Sum { rule, role: Role::First }) => {
+                rule.apply(own, rule.element_b.widen(other())) as u8
+            }
+            Some(Sum { rule, role: Role::Second }) => {
+                rule.apply(rule.element_a.widen(other()), own) as u8
+            }
+        }
+    }
+}
+
+/// One multiplication: rows of a panel times the packed weights of a group.
+pub(crate) struct Multiply<'a> {
+    pub(crate) panel: &'a Aligned,
+    /// i16 values from one panel row to the next.
+    pub(crate) panel_stride: usize,
+    pub(crate) weights: &'a PackedWeights,
+    pub(crate) epilogue: &'a Epilogue,
+    pub(crate) arena: &'a [Cell<u8>],
+    /// Where each row's channels go.
+    pub(crate) outputs: &'a [usize],
+    /// Where each row's other operand lies; as long as `outputs` when there is a sum.
+    pub(crate) others: &'a [usize],
+}
+
+impl Multiply<'_> {
+    /// Panics unless panel, outputs and other operands lie where the kernels will touch.
+    pub(crate) fn check(&self) {
+        let PackedWeights { channels, depth, words, .. } = self.weights;
+        let rows = self.outputs.len();
+        let padded = channels.next_multiple_of(BLOCK);
+        assert!(
+            self.panel_stride >= *depth && self.panel.words().len() >= rows * self.panel_stride
+        );
+        assert!(words.words().len() >= padded * depth);
+        assert!(self.epilogue.bias.len() >= padded && self.epilogue.multipliers.len() >= padded);
+        assert!(self.outputs.iter().all(|at| at + channels <= self.arena.len()));
+        if self.epilogue.sum.is_some() {
+            assert!(self.others.len() == rows);
+            assert!(self.others.iter().all(|at| at + padded <= self.arena.len()));
+        }
+    }
+}
+
+/// A depthwise convolution whose input stands within a border, so that no tap is outside.
+pub(crate) struct Depthwise<'a> {
+    pub(crate) arena: &'a [Cell<u8>],
+    pub(crate) element: ElementType,
+    pub(crate) input: View,
+    pub(crate) output: View,
+    pub(crate) window: Window,
+    pub(crate) weights: &'a DepthwiseWeights,
+    pub(crate) epilogue: &'a Epilogue,
+}
+
+impl Depthwise<'_> {
+    /// First tap of an output row. Panics unless every tap of the row, and the row itself, lie in the arena.
+    pub(crate) fn check(&self, n: usize, y: usize) -> usize {
+        let Window { kernel, strides, dilations, pads } = self.window;
+        let centre = self.input.at(n, 0, 0) + y * strides[0] * self.input.row;
+        let first = centre.checked_sub(pads[0] * self.input.row + pads[1] * self.input.pixel);
+        let first = first.expect("the border holds the pads");
+        let last = first
+            + (kernel[0] - 1) * dilations[0] * self.input.row
+            + ((self.output.shape.w - 1) * strides[1] + (kernel[1] - 1) * dilations[1])
+                * self.input.pixel;
+        let padded = self.output.shape.c.next_multiple_of(BLOCK);
+        assert!(last + padded + BLOCK <= self.arena.len());
+        let row_end = self.output.at(n, y, self.output.shape.w - 1) + self.output.shape.c;
+        assert!(row_end <= self.arena.len());
+        assert!(self.epilogue.bias.len() >= padded && self.epilogue.multipliers.len() >= padded);
+        first
+    }
+}
+
+/// Weights of a depthwise convolution in both forms that kernels want.
+#[derive(Debug, Clone)]
+pub(crate) struct DepthwiseWeights {
+    /// `[tap][channel]`, channels padded to whole blocks.
+    pub(crate) taps: Vec<i16>,
+    pub(crate) padded: usize,
+    /// Blocks of [`DEPTHWISE_BLOCK`] channels: per kernel column, per pair of kernel rows, the pair of each channel;
+    /// the row below an odd kernel is zero.
+    pub(crate) pairs: Aligned,
+}
+
+impl DepthwiseWeights {
+    /// From `[channel][row][column]`.
+    pub(crate) fn new(weights: &[i8], channels: usize, kernel: [usize; 2]) -> Self {
+        let [rows, columns] = kernel;
+        let padded = channels.next_multiple_of(BLOCK);
+        let mut taps = vec![0; rows * columns * padded];
+        let per_column = rows.div_ceil(2);
+        let block_words = columns * per_column * DEPTHWISE_BLOCK * 2;
+        let mut pairs = Aligned::new(padded / DEPTHWISE_BLOCK * block_words * 2);
+        let words = pairs.words_mut();
+        for (channel, window) in weights.chunks_exact(rows * columns).enumerate() {
+            for (tap, &weight) in window.iter().enumerate() {
+                let (row, column) = (tap / columns, tap % columns);
+                taps[tap * padded + channel] = i16::from(weight);
+                let block = channel / DEPTHWISE_BLOCK * block_words;
+                let pair = (column * per_column + row / 2) * DEPTHWISE_BLOCK;
+                words[block + (pair + channel % DEPTHWISE_BLOCK) * 2 + row % 2] = i16::from(weight);
+            }
+        }
+        Self { taps, padded, pairs }
+    }
+}

@@ -1,0 +1,58 @@
+//! The multiply instruction at full rate and nothing else: the yardstick for a layer's speed.
+
+use crate::kernels::Kernels;
+
+/// Multiplies from registers `rounds` times with the widest exact multiply-and-add of the instruction set in use, and
+/// returns how many 8-bit products that was. The caller takes the time.
+///
+/// Zero when there is no yardstick for the instruction set (`scalar`).
+///
+/// ```
+/// let products = ocelli_int8::multiply_at_peak(1000);
+/// assert_eq!(products % 1000, 0);
+/// ```
+#[must_use]
+pub fn multiply_at_peak(rounds: u64) -> u64 {
+    match Kernels::detect().name {
+        // SAFETY: the table is handed out only on machines with AVX2.
+        #[cfg(target_arch = "x86_64")]
+        "avx2" => unsafe { avx2(rounds) },
+        _ => 0,
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn avx2(rounds: u64) -> u64 {
+    /// Independent sums, enough to hide the latency of the multiplication.
+    const SUMS: u64 = 12;
+    if rounds == 0 {
+        return 0;
+    }
+    // SAFETY: registers only, all named; `rounds` is not zero.
+    unsafe {
+        std::arch::asm!(
+            "2:",
+            "vpmaddwd ymm12, ymm14, ymm15", "vpaddd ymm0, ymm0, ymm12",
+            "vpmaddwd ymm13, ymm14, ymm15", "vpaddd ymm1, ymm1, ymm13",
+            "vpmaddwd ymm12, ymm14, ymm15", "vpaddd ymm2, ymm2, ymm12",
+            "vpmaddwd ymm13, ymm14, ymm15", "vpaddd ymm3, ymm3, ymm13",
+            "vpmaddwd ymm12, ymm14, ymm15", "vpaddd ymm4, ymm4, ymm12",
+            "vpmaddwd ymm13, ymm14, ymm15", "vpaddd ymm5, ymm5, ymm13",
+            "vpmaddwd ymm12, ymm14, ymm15", "vpaddd ymm6, ymm6, ymm12",
+            "vpmaddwd ymm13, ymm14, ymm15", "vpaddd ymm7, ymm7, ymm13",
+            "vpmaddwd ymm12, ymm14, ymm15", "vpaddd ymm8, ymm8, ymm12",
+            "vpmaddwd ymm13, ymm14, ymm15", "vpaddd ymm9, ymm9, ymm13",
+            "vpmaddwd ymm12, ymm14, ymm15", "vpaddd ymm10, ymm10, ymm12",
+            "vpmaddwd ymm13, ymm14, ymm15", "vpaddd ymm11, ymm11, ymm13",
+            "dec {rounds}",
+            "jnz 2b",
+            rounds = inout(reg) rounds => _,
+            out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm3") _, out("ymm4") _, out("ymm5") _,
+            out("ymm6") _, out("ymm7") _, out("ymm8") _, out("ymm9") _, out("ymm10") _, out("ymm11") _,
+            out("ymm12") _, out("ymm13") _, out("ymm14") _, out("ymm15") _,
+            options(nomem, nostack),
+        );
+    }
+    rounds * SUMS * 16
+}

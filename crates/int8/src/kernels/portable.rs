@@ -1,0 +1,83 @@
+//! Loops that compilers vectorise well, in safe code. Each instruction set instantiates them with its own features.
+
+use crate::kernels::{Depthwise, Run};
+use crate::numerics::{self, AddRule, MulRule};
+use crate::tensor::{ElementType, Quantisation};
+
+#[inline(always)]
+pub(crate) fn add(rule: &AddRule, a: Run<'_>, b: Run<'_>, y: Run<'_>, length: usize) {
+    let (a, b, y) = (&a[..length], &b[..length], &y[..length]);
+    for ((a, b), y) in a.iter().zip(b).zip(y) {
+        let (a, b) = (rule.element_a.widen(a.get()), rule.element_b.widen(b.get()));
+        y.set(rule.apply(a, b) as u8);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn mul(rule: &MulRule, a: Run<'_>, b: Run<'_>, y: Run<'_>, length: usize) {
+    let (a, b, y) = (&a[..length], &b[..length], &y[..length]);
+    for ((a, b), y) in a.iter().zip(b).zip(y) {
+        y.set(rule.apply(a.get(), b.get()));
+    }
+}
+
+#[inline(always)]
+pub(crate) fn accumulate(element: ElementType, x: Run<'_>, sums: &mut [i32]) {
+    let x = &x[..sums.len()];
+    for (sum, x) in sums.iter_mut().zip(x) {
+        *sum += element.widen(x.get());
+    }
+}
+
+#[inline(always)]
+pub(crate) fn maximum(element: ElementType, y: Run<'_>, x: Run<'_>, length: usize) {
+    let (y, x) = (&y[..length], &x[..length]);
+    // Flipping the sign bit orders s8 as u8.
+    let flip = if element == ElementType::S8 { 0x80 } else { 0 };
+    for (y, x) in y.iter().zip(x) {
+        y.set((y.get() ^ flip).max(x.get() ^ flip) ^ flip);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn quantise(to: &Quantisation, values: &[f32], y: Run<'_>, step: usize) {
+    // A block at a time: the arithmetic vectorises, the scattered stores do not.
+    for (block, values) in values.chunks(32).enumerate() {
+        let mut bytes = [0u8; 32];
+        for (byte, value) in bytes.iter_mut().zip(values) {
+            *byte = numerics::quantise(*value, to);
+        }
+        let y = &y[block * 32 * step..];
+        for (y, byte) in y.iter().step_by(step).zip(&bytes[..values.len()]) {
+            y.set(*byte);
+        }
+    }
+}
+
+/// One output row, any window.
+#[inline(always)]
+pub(crate) fn depthwise(call: &Depthwise<'_>, n: usize, y: usize) {
+    let first = call.check(n, y);
+    let [kernel_h, kernel_w] = call.window.kernel;
+    let channels = call.output.shape.c;
+    for x in 0..call.output.shape.w {
+        let from = first + x * call.window.strides[1] * call.input.pixel;
+        let to = call.output.at(n, y, x);
+        for block in (0..channels).step_by(16) {
+            let mut sums = [0i32; 16];
+            for tap in 0..kernel_h * kernel_w {
+                let row = tap / kernel_w * call.window.dilations[0] * call.input.row;
+                let column = tap % kernel_w * call.window.dilations[1] * call.input.pixel;
+                let values = &call.arena[from + row + column + block..][..16];
+                let weights = &call.weights.taps[tap * call.weights.padded + block..][..16];
+                for ((sum, value), weight) in sums.iter_mut().zip(values).zip(weights) {
+                    *sum += call.element.widen(value.get()) * i32::from(*weight);
+                }
+            }
+            for lane in 0..(channels - block).min(16) {
+                let byte = call.epilogue.apply(sums[lane], block + lane, || 0);
+                call.arena[to + block + lane].set(byte);
+            }
+        }
+    }
+}

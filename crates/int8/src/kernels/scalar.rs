@@ -1,0 +1,73 @@
+//! Kernels for any machine, without one unsafe operation of their own: the first to be right, the last to be chosen.
+
+use crate::kernels::aligned::Aligned;
+use crate::kernels::gather::{Gather, Widen};
+use crate::kernels::{BLOCK, Kernels, Multiply, portable};
+
+pub(crate) static KERNELS: Kernels = Kernels {
+    name: "scalar",
+    tile_rows: 1,
+    gather,
+    multiply,
+    takes_depthwise: |_| true,
+    depthwise: portable::depthwise,
+    add: portable::add,
+    mul: portable::mul,
+    accumulate: portable::accumulate,
+    maximum: portable::maximum,
+    quantise: portable::quantise,
+};
+
+struct Unsigned;
+struct Signed;
+
+impl Widen for Unsigned {
+    unsafe fn widen(from: *const u8, to: *mut i16, length: usize) {
+        for at in 0..length {
+            // SAFETY: at < length, readable and writable by the contract of the trait.
+            unsafe { to.add(at).write(i16::from(from.add(at).read())) };
+        }
+    }
+}
+
+impl Widen for Signed {
+    unsafe fn widen(from: *const u8, to: *mut i16, length: usize) {
+        for at in 0..length {
+            // SAFETY: as above.
+            unsafe { to.add(at).write(i16::from(from.add(at).read() as i8)) };
+        }
+    }
+}
+
+fn gather(call: &Gather<'_>, panel: &mut Aligned) {
+    match call.element {
+        crate::ElementType::U8 => call.run::<Unsigned>(panel),
+        crate::ElementType::S8 => call.run::<Signed>(panel),
+    }
+}
+
+fn multiply(call: &Multiply<'_>) {
+    call.check();
+    let panel = call.panel.words();
+    let weights = call.weights.words.words();
+    let depth = call.weights.depth;
+    for block in (0..call.weights.channels).step_by(BLOCK) {
+        let weights = &weights[block * depth..][..BLOCK * depth];
+        for (row, &output) in call.outputs.iter().enumerate() {
+            let values = &panel[row * call.panel_stride..][..depth];
+            let mut sums = [0i32; BLOCK];
+            for (pair, weights) in values.chunks_exact(2).zip(weights.chunks_exact(2 * BLOCK)) {
+                for (sum, weight) in sums.iter_mut().zip(weights.chunks_exact(2)) {
+                    *sum += i32::from(pair[0]) * i32::from(weight[0])
+                        + i32::from(pair[1]) * i32::from(weight[1]);
+                }
+            }
+            for lane in 0..(call.weights.channels - block).min(BLOCK) {
+                let channel = block + lane;
+                let other = || call.arena[call.others[row] + channel].get();
+                let byte = call.epilogue.apply(sums[lane], channel, other);
+                call.arena[output + channel].set(byte);
+            }
+        }
+    }
+}

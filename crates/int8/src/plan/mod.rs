@@ -1,0 +1,381 @@
+//! From a graph to steps: what is fused, where tensors lie, and weights in the order the kernels read them.
+//!
+//! Everything that can be decided once is decided here; `execute.rs` only walks the steps.
+
+mod fuse;
+mod place;
+
+use crate::kernels::{BLOCK, DepthwiseWeights, Epilogue, Kernels, PackedWeights, SLACK};
+use crate::numerics::{self, AddRule, MulRule};
+use crate::operator::{Conv, CountPadding, Operator, OutputForm, Window};
+use crate::plan::fuse::{Chain, Fusion};
+use crate::plan::place::Places;
+use crate::resize::Sampling;
+use crate::tensor::{ElementType, Quantisation};
+use crate::view::View;
+use crate::{Graph, GraphError, Layer};
+
+/// Values of a panel: what stays in a second-level cache beside the weights that stream through.
+const PANEL_VALUES: usize = 192 << 10;
+/// Rows of a panel beyond which nothing is gained.
+const PANEL_ROWS: usize = 96;
+
+/// Steps in order, and the memory they need.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) steps: Vec<Step>,
+    pub(crate) outputs: Vec<(View, Quantisation, OutputForm)>,
+    pub(crate) arena_bytes: usize,
+    pub(crate) panel_values: usize,
+    pub(crate) panel_rows: usize,
+    pub(crate) most_channels: usize,
+}
+
+/// One step, and the node whose tensor it completes.
+#[derive(Debug)]
+pub(crate) struct Step {
+    pub(crate) node: usize,
+    pub(crate) action: Action,
+    /// Bytes of border to fill first: the buffer with its border, and the value.
+    pub(crate) border: Option<Border>,
+}
+
+/// A buffer's border, filled when the buffer comes to life in memory that others have used.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Border {
+    /// The interior.
+    pub(crate) view: View,
+    /// Top, left, bottom, right.
+    pub(crate) widths: [usize; 4],
+    pub(crate) byte: u8,
+}
+
+/// What a step does.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// A graph input, by position.
+    Load {
+        input: usize,
+        y: View,
+        to: Quantisation,
+        form: crate::InputForm,
+    },
+    Conv(Box<ConvStep>),
+    Depthwise(Box<DepthwiseStep>),
+    Add {
+        rule: AddRule,
+        a: View,
+        b: View,
+        y: View,
+    },
+    Mul {
+        rule: MulRule,
+        a: View,
+        b: View,
+        y: View,
+    },
+    /// Bytes to another place, through a table or as they are.
+    Copy {
+        x: View,
+        y: View,
+        table: Option<Box<[u8; 256]>>,
+    },
+    MaxPool {
+        window: Window,
+        element: ElementType,
+        x: View,
+        y: View,
+    },
+    AveragePool {
+        window: Window,
+        padding: CountPadding,
+        from: Quantisation,
+        to: Quantisation,
+        x: View,
+        y: View,
+    },
+    GlobalAveragePool {
+        multiplier: f32,
+        from: Quantisation,
+        to: Quantisation,
+        x: View,
+        y: View,
+    },
+    Resize {
+        sampling: Sampling,
+        element: ElementType,
+        x: View,
+        y: View,
+    },
+    Pad {
+        before: [usize; 2],
+        byte: u8,
+        x: View,
+        y: View,
+    },
+    Reshape {
+        x: View,
+        y: View,
+    },
+}
+
+#[derive(Debug)]
+pub(crate) struct ConvStep {
+    pub(crate) window: Window,
+    pub(crate) from: Quantisation,
+    pub(crate) x: View,
+    pub(crate) y: View,
+    pub(crate) other: Option<View>,
+    pub(crate) groups: Vec<(PackedWeights, Epilogue)>,
+    pub(crate) table: Option<Box<[u8; 256]>>,
+    /// i16 values from one panel row to the next.
+    pub(crate) stride: usize,
+    /// Output pixels of one panel.
+    pub(crate) rows: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct DepthwiseStep {
+    pub(crate) window: Window,
+    pub(crate) element: ElementType,
+    pub(crate) x: View,
+    pub(crate) y: View,
+    pub(crate) weights: DepthwiseWeights,
+    pub(crate) epilogue: Epilogue,
+    pub(crate) table: Option<Box<[u8; 256]>>,
+}
+
+impl Plan {
+    /// # Errors
+    /// [`GraphError::Shape`] when the tensors alive at one time need more than 1 GiB.
+    pub(crate) fn new(graph: &Graph, kernels: &Kernels) -> Result<Self, GraphError> {
+        let fusion = Fusion::new(graph, |window| (kernels.takes_depthwise)(window));
+        let places = Places::new(graph, &fusion)?;
+        let mut planner = Planner { graph, kernels, fusion: &fusion, places: &places };
+        let mut steps = Vec::new();
+        for &node in fusion.order() {
+            planner.push_steps(node, &mut steps);
+        }
+        places.mark_borders(&mut steps);
+        let outputs = graph
+            .outputs
+            .iter()
+            .map(|(id, form)| (places.view(id.0), graph.tensors[id.0].quantisation, *form));
+        let convs = || {
+            steps.iter().filter_map(|step| match &step.action {
+                Action::Conv(conv) => Some(conv),
+                _ => None,
+            })
+        };
+        Ok(Self {
+            outputs: outputs.collect(),
+            arena_bytes: places.arena_bytes() + SLACK,
+            panel_values: convs().map(|conv| conv.rows * conv.stride).max().unwrap_or(0) + SLACK,
+            panel_rows: convs().map(|conv| conv.rows).max().unwrap_or(0),
+            most_channels: graph.tensors.iter().map(|tensor| tensor.shape.c).max().unwrap_or(0),
+            steps,
+        })
+    }
+}
+
+impl Plan {
+    /// What the steps are, for people.
+    pub(crate) fn layers(&self, graph: &Graph) -> Vec<Layer> {
+        let describe = |step: &Step| {
+            let operator = graph.nodes[step.node].operator.name();
+            match &step.action {
+                Action::Conv(conv) => {
+                    let sum = if conv.other.is_some() { " +Add" } else { "" };
+                    let table = if conv.table.is_some() { " +Table" } else { "" };
+                    format!("Conv {}{sum}{table}", conv.window.describe())
+                }
+                Action::Depthwise(conv) => format!("Depthwise {}", conv.window.describe()),
+                _ => operator.to_owned(),
+            }
+        };
+        let macs = |step: &Step| {
+            let weights = match &step.action {
+                Action::Conv(conv) => conv.groups[0].0.depth_given as u64,
+                Action::Depthwise(conv) => conv.window.taps() as u64,
+                _ => 0,
+            };
+            graph.tensors[step.node].shape.elements() as u64 * weights
+        };
+        let layer = |step: &Step| Layer {
+            name: describe(step),
+            shape: graph.tensors[step.node].shape,
+            macs: macs(step),
+        };
+        self.steps.iter().map(layer).collect()
+    }
+}
+
+struct Planner<'a> {
+    graph: &'a Graph,
+    kernels: &'a Kernels,
+    fusion: &'a Fusion,
+    places: &'a Places,
+}
+
+impl Planner<'_> {
+    /// The steps that complete tensor `node`: none when it is only another view of memory that is already written.
+    fn push_steps(&mut self, node: usize, steps: &mut Vec<Step>) {
+        if let Some(chain) = self.fusion.chain(node) {
+            let action = self.conv(chain, node);
+            steps.push(Step { node, action, border: None });
+            return;
+        }
+        let inputs = &self.graph.nodes[node].inputs;
+        if matches!(self.graph.nodes[node].operator, Operator::Concat) {
+            let mut first = 0;
+            for part in inputs {
+                let channels = self.graph.tensors[part.0].shape.c;
+                if !self.places.is_joined(part.0, node, first) {
+                    let y = self.places.view(node).channels(first, channels);
+                    let table = self.requantise(part.0, node);
+                    let action = Action::Copy { x: self.places.view(part.0), y, table };
+                    steps.push(Step { node, action, border: None });
+                }
+                first += channels;
+            }
+            return;
+        }
+        if !self.places.is_alias(node) {
+            steps.push(Step { node, action: self.action(node), border: None });
+        }
+    }
+
+    fn requantise(&self, from: usize, to: usize) -> Option<Box<[u8; 256]>> {
+        let (from, to) = (self.quantisation(from), self.quantisation(to));
+        (from != to).then(|| {
+            Box::new(std::array::from_fn(|byte| {
+                numerics::quantise(numerics::dequantise(byte as u8, &from), &to)
+            }))
+        })
+    }
+
+    fn quantisation(&self, tensor: usize) -> Quantisation {
+        self.graph.tensors[tensor].quantisation
+    }
+
+    fn action(&self, node: usize) -> Action {
+        let inputs = &self.graph.nodes[node].inputs;
+        let y = self.places.view(node);
+        let to = self.quantisation(node);
+        let view = |index: usize| self.places.view(inputs[index].0);
+        let given = |index: usize| self.quantisation(inputs[index].0);
+        match &self.graph.nodes[node].operator {
+            Operator::Input(form) => {
+                let position = self.graph.inputs.iter().position(|id| id.0 == node);
+                let input = position.expect("the builder lists every input");
+                Action::Load { input, y, to, form: *form }
+            }
+            Operator::Conv(_) | Operator::Concat | Operator::Slice(_) => {
+                unreachable!("convolutions are chains, joins and slices are views or copies")
+            }
+            Operator::Add => {
+                let rule = AddRule::new(&given(0), &given(1), &to);
+                Action::Add { rule, a: view(0), b: view(1), y }
+            }
+            Operator::Mul => {
+                let rule = MulRule::new(&given(0), &given(1), &to);
+                Action::Mul { rule, a: view(0), b: view(1), y }
+            }
+            Operator::Table(table) => Action::Copy { x: view(0), y, table: Some(table.clone()) },
+            Operator::MaxPool(window) => {
+                Action::MaxPool { window: *window, element: to.element(), x: view(0), y }
+            }
+            Operator::AveragePool(window, padding) => Action::AveragePool {
+                window: *window,
+                padding: *padding,
+                from: given(0),
+                to,
+                x: view(0),
+                y,
+            },
+            Operator::GlobalAveragePool => {
+                let (x, from) = (view(0), given(0));
+                let pixels = x.shape.pixels();
+                let multiplier =
+                    numerics::global_average_multiplier(from.scale(), to.scale(), pixels);
+                Action::GlobalAveragePool { multiplier, from, to, x, y }
+            }
+            Operator::Resize(resize) => {
+                let x = view(0);
+                let sampling = Sampling::new(resize, x.shape);
+                Action::Resize { sampling, element: to.element(), x, y }
+            }
+            Operator::Pad([top, left, ..], byte) => {
+                Action::Pad { before: [*top, *left], byte: *byte, x: view(0), y }
+            }
+            Operator::Reshape => Action::Reshape { x: view(0), y },
+        }
+    }
+
+    /// A convolution with all that is fused behind it; `node` is the last of the chain.
+    fn conv(&self, chain: &Chain, node: usize) -> Action {
+        let Operator::Conv(conv) = &self.graph.nodes[chain.conv].operator else {
+            unreachable!("a chain starts with a convolution")
+        };
+        let input = self.graph.nodes[chain.conv].inputs[0].0;
+        let from = self.quantisation(input);
+        let (x, y) = (self.places.view(input), self.places.view(node));
+        let epilogue = |group| self.epilogue(conv, chain, &from, group);
+        let table = chain.table.clone();
+        if chain.depthwise {
+            let weights = DepthwiseWeights::new(&conv.weights, conv.channels, conv.window.kernel);
+            let depthwise = Conv { groups: 1, ..conv.clone() };
+            let epilogue = self.epilogue(&depthwise, chain, &from, 0);
+            let (window, element) = (conv.window, from.element());
+            return Action::Depthwise(Box::new(DepthwiseStep {
+                window,
+                element,
+                x,
+                y,
+                weights,
+                epilogue,
+                table,
+            }));
+        }
+        let channels = conv.channels / conv.groups;
+        let groups = conv.weights.chunks_exact(conv.weights.len() / conv.groups).enumerate();
+        let groups = groups
+            .map(|(group, weights)| (PackedWeights::new(weights, channels), epilogue(group)))
+            .collect();
+        let depth = conv.weights.len() / conv.channels;
+        let stride = depth.next_multiple_of(16);
+        let tile = self.kernels.tile_rows;
+        let rows = (PANEL_VALUES / stride).clamp(tile, PANEL_ROWS) / tile * tile;
+        Action::Conv(Box::new(ConvStep {
+            window: conv.window,
+            from,
+            x,
+            y,
+            other: chain.sum.map(|sum| self.places.view(sum.other)),
+            groups,
+            table,
+            stride,
+            rows: rows.min(y.shape.pixels()),
+        }))
+    }
+
+    fn epilogue(&self, conv: &Conv, chain: &Chain, from: &Quantisation, group: usize) -> Epilogue {
+        let to = self.quantisation(chain.conv);
+        let per_group = conv.channels / conv.groups;
+        let padded = per_group.next_multiple_of(BLOCK);
+        let (mut bias, mut multipliers) = (vec![0; padded], vec![0.0; padded]);
+        let depth = conv.weights.len() / conv.channels;
+        for lane in 0..per_group {
+            let channel = group * per_group + lane;
+            let weights = &conv.weights[channel * depth..][..depth];
+            let sum: i32 = weights.iter().map(|&weight| i32::from(weight)).sum();
+            let given = conv.bias.get(channel).copied().unwrap_or(0);
+            bias[lane] = given.wrapping_sub(sum.wrapping_mul(from.zero_point()));
+            let scale = conv.weight_scales[if conv.weight_scales.len() == 1 { 0 } else { channel }];
+            multipliers[lane] = numerics::multiplier(from.scale(), scale, to.scale());
+        }
+        let sum = chain.sum.map(|sum| sum.fused);
+        let (low, high) = chain.limits;
+        Epilogue { bias, multipliers, zero_point: to.zero_point(), low, high, sum }
+    }
+}

@@ -1,0 +1,181 @@
+//! Every instruction set, and every plan, gives the bytes of the scalar reference: random shapes, random graphs.
+
+mod common;
+
+use common::{Random, assert_same};
+use ocelli_int8::*;
+use proptest::prelude::*;
+
+fn window(random: &mut Random, kernels: &[usize]) -> Window {
+    let kernel = [random.one_of(kernels), random.one_of(kernels)];
+    let pad = |random: &mut Random, side: usize| random.size(0, kernel[side % 2]);
+    Window {
+        kernel,
+        strides: [random.size(1, 3), random.size(1, 3)],
+        dilations: [random.one_of(&[1, 1, 1, 2, 3]), random.one_of(&[1, 1, 1, 2, 3])],
+        pads: [pad(random, 0), pad(random, 1), pad(random, 2), pad(random, 3)],
+    }
+}
+
+fn input(random: &mut Random, channels: usize) -> (GraphBuilder, TensorId) {
+    let mut builder = GraphBuilder::new();
+    let shape = Shape::new(random.size(1, 2), random.size(1, 17), random.size(1, 17), channels);
+    let quantisation = random.quantisation();
+    let x = builder.input(shape.unwrap(), quantisation, InputForm::QuantisedNhwc).unwrap();
+    (builder, x)
+}
+
+fn finish(mut builder: GraphBuilder, y: TensorId, random: &mut Random) {
+    builder.output(y, OutputForm::QuantisedNhwc).unwrap();
+    assert_same(&builder.build().unwrap(), random);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn convolutions_of_any_window_and_groups(seed: u64) {
+        let random = &mut Random(seed);
+        let groups = random.one_of(&[1, 1, 1, 1, 2, 3, 5]);
+        let channels = groups * random.size(1, 20);
+        let outputs = groups * random.size(1, 37);
+        let window = window(random, &[1, 1, 2, 3, 5]);
+        let conv = random.conv(channels, outputs, groups, window);
+        let (mut builder, x) = input(random, channels);
+        let to = random.quantisation();
+        match builder.conv(x, conv, to) {
+            Ok(y) => finish(builder, y, random),
+            Err(error) => prop_assert!(matches!(error, GraphError::Shape(_)), "{error}"),
+        }
+    }
+
+    #[test]
+    fn matrix_products_of_any_depth_and_width(seed: u64) {
+        let random = &mut Random(seed);
+        let (depth, outputs) = (random.size(1, 300), random.size(1, 70));
+        let conv = random.conv(depth, outputs, 1, Window::square(1, 1, 0));
+        let (mut builder, x) = input(random, depth);
+        let to = random.quantisation();
+        let y = builder.conv(x, conv, to).unwrap();
+        finish(builder, y, random);
+    }
+
+    #[test]
+    fn depthwise_convolutions_of_any_window(seed: u64) {
+        let random = &mut Random(seed);
+        let channels = random.size(1, 67);
+        let mut window = window(random, &[1, 3, 5, 7]);
+        if random.within(0, 3) > 0 {
+            window = Window { kernel: [window.kernel[0]; 2], dilations: [1; 2], ..window };
+            window.pads = window.pads.map(|pad| pad.min(window.kernel[0] / 2));
+        }
+        let conv = random.conv(channels, channels, channels, window);
+        let (mut builder, x) = input(random, channels);
+        let to = random.quantisation();
+        match builder.conv(x, conv, to) {
+            Ok(y) => finish(builder, y, random),
+            Err(error) => prop_assert!(matches!(error, GraphError::Shape(_)), "{error}"),
+        }
+    }
+
+    #[test]
+    fn random_graphs_with_fusion_joins_and_slices(seed: u64) {
+        let random = &mut Random(seed);
+        let channels = random.size(1, 24);
+        let (mut builder, x) = input(random, channels);
+        let mut tensors = vec![x];
+        for _ in 0..random.size(1, 14) {
+            let recent = random.size(0, tensors.len().min(3) - 1);
+            let x = tensors[tensors.len() - 1 - recent];
+            if let Ok(y) = any_operator(&mut builder, &tensors, x, random) {
+                tensors.push(y);
+            }
+        }
+        for at in 0..tensors.len() {
+            if at + 1 == tensors.len() || random.within(0, 5) == 0 {
+                builder.output(tensors[at], OutputForm::QuantisedNhwc).unwrap();
+            }
+        }
+        assert_same(&builder.build().unwrap(), random);
+    }
+}
+
+/// One operator on `x`, and on other tensors of its shape where it takes two.
+fn any_operator(
+    builder: &mut GraphBuilder,
+    tensors: &[TensorId],
+    x: TensorId,
+    random: &mut Random,
+) -> Result<TensorId, GraphError> {
+    let Tensor { shape, quantisation } = builder.tensor(x)?;
+    let to = if random.within(0, 1) == 0 { quantisation } else { random.quantisation() };
+    let other = tensors[random.size(0, tensors.len() - 1)];
+    match random.within(0, 18) {
+        0..=2 => {
+            // Shapes stay, so that sums and joins find partners.
+            let kernel = random.one_of(&[1, 3]);
+            let another = random.size(1, 24);
+            let channels = random.one_of(&[shape.c, shape.c, another]);
+            let window = Window::square(kernel, 1, kernel / 2);
+            let conv = random.conv(shape.c, channels, 1, window);
+            builder.conv(x, conv, to)
+        }
+        3..=5 => {
+            let kernel = random.one_of(&[3, 5, 7]);
+            let window = Window::square(kernel, random.size(1, 2), kernel / 2);
+            let conv = random.conv(shape.c, shape.c, shape.c, window);
+            builder.conv(x, conv, to)
+        }
+        6 | 7 => builder.add(x, other, to),
+        8 => builder.add(other, x, to),
+        9 => builder.mul(x, other, to),
+        10 => builder.concat(&[x, other], to),
+        11 => builder.concat(&[other, x, x], quantisation),
+        12 => {
+            let first = random.size(0, shape.c - 1);
+            builder.slice(x, first, random.size(1, shape.c - first))
+        }
+        13 => {
+            let (low, high) = quantisation.element().range();
+            let low = random.within(low.into(), high.into()) as i32;
+            builder.clamp(x, low, random.within(low.into(), high.into()) as i32)
+        }
+        14 => builder.unary(x, |value| value / (1.0 + (-value).exp()), to),
+        15 => builder.global_average_pool(x, to),
+        16 => builder.reshape(x, Shape::vector(shape.n, shape.elements() / shape.n)?),
+        17 => builder.pad(x, [1, 0, 2, 3], quantisation.zero_point()),
+        _ => {
+            let window = Window::square(random.size(2, 3), random.size(1, 2), random.size(0, 1));
+            match random.within(0, 3) {
+                0 => builder.max_pool(x, window),
+                1 => builder.average_pool(x, window, CountPadding::Include, to),
+                2 => builder.average_pool(x, window, CountPadding::Exclude, to),
+                _ => any_resize(builder, x, shape, random),
+            }
+        }
+    }
+}
+
+fn any_resize(
+    builder: &mut GraphBuilder,
+    x: TensorId,
+    shape: Shape,
+    random: &mut Random,
+) -> Result<TensorId, GraphError> {
+    let size = [random.size(1, 2 * shape.h + 1), random.size(1, 2 * shape.w + 1)];
+    let mode = random.one_of(&[
+        Interpolation::Nearest(NearestRounding::PreferFloor),
+        Interpolation::Nearest(NearestRounding::PreferCeil),
+        Interpolation::Nearest(NearestRounding::Floor),
+        Interpolation::Nearest(NearestRounding::Ceil),
+        Interpolation::Bilinear,
+        Interpolation::Bilinear,
+    ]);
+    let coordinates = random.one_of(&[
+        Coordinates::HalfPixel,
+        Coordinates::Asymmetric,
+        Coordinates::AlignCorners,
+    ]);
+    let scales = [size[0] as f32 / shape.h as f32, size[1] as f32 / shape.w as f32];
+    builder.resize(x, Resize { size, scales, mode, coordinates })
+}
