@@ -109,9 +109,12 @@ unsafe fn blocks(call: &Multiply<'_>) {
     let channels = call.weights.channels;
     for channel in (0..channels).step_by(BLOCK) {
         let wide = channels - channel > BLOCK / 2;
+        // Tiles of nearly equal height: a last tile of one row would wait for its own sums.
+        let count = call.outputs.len();
+        let tiles = count.div_ceil(ROWS);
         let mut row = 0;
-        while row < call.outputs.len() {
-            let rows = (call.outputs.len() - row).min(ROWS);
+        for nth in 1..=tiles {
+            let rows = nth * count / tiles - row;
             // SAFETY: rows row..row + rows exist; the block starts at a channel that exists.
             unsafe {
                 match (rows, wide) {
@@ -145,9 +148,12 @@ unsafe fn tile<const ROWS: usize, const HALVES: usize>(
     channel: usize,
 ) {
     let depth = call.weights.depth;
-    let mut sums = [[_mm256_setzero_si256(); HALVES]; ROWS];
-    // SAFETY: check() gave panel rows · stride >= row · stride + depth values, and whole blocks of weights.
-    unsafe {
+    // SAFETY: check() gave panel rows · stride >= row · stride + depth values, whole blocks of weights and bias.
+    let sums = unsafe {
+        let bias = call.epilogue.bias.as_ptr().add(channel);
+        let bias: [__m256i; HALVES] =
+            std::array::from_fn(|half| _mm256_loadu_si256(bias.add(8 * half).cast()));
+        let mut sums = [bias; ROWS];
         let mut weights = call.weights.words.words().as_ptr().add(channel * depth);
         let panel = call.panel.words().as_ptr().add(row * call.panel_stride);
         let starts: [*const i16; ROWS] =
@@ -164,7 +170,8 @@ unsafe fn tile<const ROWS: usize, const HALVES: usize>(
             }
             weights = weights.add(2 * BLOCK);
         }
-    }
+        sums
+    };
     // SAFETY: outputs and other operands were checked for whole blocks of channels.
     unsafe { finish::<ROWS, HALVES>(call, &sums, row, channel) }
 }
@@ -182,35 +189,39 @@ unsafe fn finish<const ROWS: usize, const HALVES: usize>(
     let requantise = Requantise::new(call.epilogue);
     let arena = call.arena.as_ptr().cast::<u8>().cast_mut();
     let channels = (call.weights.channels - channel).min(8 * HALVES);
-    // SAFETY: bias and multipliers are padded to whole blocks; outputs hold `channels` more bytes, the other operands
-    // a whole block.
+    // SAFETY: multipliers are padded to whole blocks; outputs hold `channels` more bytes, the other operands a whole
+    // block.
     unsafe {
-        let bias = call.epilogue.bias.as_ptr().add(channel);
         let multipliers = call.epilogue.multipliers.as_ptr().add(channel);
+        let multipliers: [__m256; HALVES] =
+            std::array::from_fn(|half| _mm256_loadu_ps(multipliers.add(8 * half)));
         for index in 0..ROWS {
-            let values: [__m256i; HALVES] = std::array::from_fn(|half| {
-                let bias = _mm256_loadu_si256(bias.add(8 * half).cast());
-                let multiplier = _mm256_loadu_ps(multipliers.add(8 * half));
-                requantise.apply(_mm256_add_epi32(sums[index][half], bias), multiplier)
-            });
-            let values = match &call.epilogue.sum {
-                None => values,
-                Some(sum) => {
-                    let other = arena.add(call.others[row + index] + channel);
-                    std::array::from_fn(|half| plus(sum, values[half], other.add(8 * half)))
-                }
-            };
-            let bytes = pack(values[0], values[HALVES - 1]);
+            let values: [__m256i; HALVES] =
+                std::array::from_fn(|half| scale(sums[index][half], multipliers[half]));
+            let mut words = requantise.words(values[0], values[HALVES - 1]);
+            if let Some(sum) = &call.epilogue.sum {
+                let other = arena.add(call.others[row + index] + channel);
+                words = plus::<HALVES>(sum, words, other);
+            }
             let to = arena.add(call.outputs[row + index] + channel);
-            store(to, bytes, channels);
+            store(to, bytes(words), channels);
         }
     }
 }
 
+/// Accumulators times multipliers, rounded. Below the range of i32 the conversion gives its least value, which is
+/// right; above it would give the same, so the product is limited from above.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+pub(crate) fn scale(acc: __m256i, multiplier: __m256) -> __m256i {
+    let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(acc), multiplier);
+    _mm256_cvtps_epi32(_mm256_min_ps(scaled, _mm256_set1_ps(65_536.0)))
+}
+
 /// The constants of an epilogue in registers.
 pub(crate) struct Requantise {
-    low: __m256,
-    high: __m256,
+    low: __m256i,
+    high: __m256i,
     zero_point: __m256i,
 }
 
@@ -219,50 +230,58 @@ impl Requantise {
     #[target_feature(enable = "avx2,fma")]
     pub(crate) fn new(epilogue: &Epilogue) -> Self {
         Self {
-            low: _mm256_set1_ps((epilogue.low - epilogue.zero_point) as f32),
-            high: _mm256_set1_ps((epilogue.high - epilogue.zero_point) as f32),
-            zero_point: _mm256_set1_epi32(epilogue.zero_point),
+            low: _mm256_set1_epi16(epilogue.low as i16),
+            high: _mm256_set1_epi16(epilogue.high as i16),
+            zero_point: _mm256_set1_epi16(epilogue.zero_point as i16),
         }
     }
 
+    /// 8 + 8 scaled values with the zero point, within the limits, as i16: values 0–3, 8–11, 4–7, 12–15. Saturation
+    /// on the way only meets values that the limits cut anyway.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    pub(crate) fn apply(&self, acc: __m256i, multiplier: __m256) -> __m256i {
-        let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(acc), multiplier);
-        let clamped = _mm256_min_ps(_mm256_max_ps(scaled, self.low), self.high);
-        _mm256_add_epi32(_mm256_cvtps_epi32(clamped), self.zero_point)
+    pub(crate) fn words(&self, first: __m256i, second: __m256i) -> __m256i {
+        let words = _mm256_adds_epi16(_mm256_packs_epi32(first, second), self.zero_point);
+        _mm256_min_epi16(_mm256_max_epi16(words, self.low), self.high)
     }
 }
 
-/// The residual sum of 8 requantised values with 8 stored ones.
+/// The residual sum of requantised values, in the order of [`Requantise::words`], with stored ones.
 ///
 /// # Safety
-/// 8 bytes are readable at `other`.
+/// `HALVES` · 8 bytes are readable at `other`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn plus(sum: &Sum, own: __m256i, other: *const u8) -> __m256i {
+unsafe fn plus<const HALVES: usize>(sum: &Sum, words: __m256i, other: *const u8) -> __m256i {
     let Sum { rule, role } = sum;
     let element = if *role == Role::First { rule.element_b } else { rule.element_a };
-    // SAFETY: by contract.
-    let bytes = unsafe { _mm_loadl_epi64(other.cast()) };
-    let other = match element {
-        ElementType::U8 => _mm256_cvtepu8_epi32(bytes),
-        ElementType::S8 => _mm256_cvtepi8_epi32(bytes),
-    };
-    let (a, b) = if *role == Role::First { (own, other) } else { (other, own) };
-    let (a, b) = (_mm256_cvtepi32_ps(a), _mm256_cvtepi32_ps(b));
-    let inner = _mm256_fmadd_ps(b, _mm256_set1_ps(rule.ratio_b), _mm256_set1_ps(rule.fixed));
-    let value = _mm256_fmadd_ps(a, _mm256_set1_ps(rule.ratio_a), inner);
-    let low = _mm256_set1_ps(rule.low as f32);
-    let high = _mm256_set1_ps(rule.high as f32);
-    _mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(value, low), high))
+    let (ratio_a, ratio_b) = (_mm256_set1_ps(rule.ratio_a), _mm256_set1_ps(rule.ratio_b));
+    let fixed = _mm256_set1_ps(rule.fixed);
+    let (low, high) = (_mm256_set1_ps(rule.low as f32), _mm256_set1_ps(rule.high as f32));
+    // Sign-extended in place: the low halves of both lanes are values 0–7, the high ones 8–15.
+    let own = [
+        _mm256_srai_epi32::<16>(_mm256_unpacklo_epi16(words, words)),
+        _mm256_srai_epi32::<16>(_mm256_unpackhi_epi16(words, words)),
+    ];
+    let sums: [__m256i; HALVES] = std::array::from_fn(|half| {
+        // SAFETY: by contract.
+        let bytes = unsafe { _mm_loadl_epi64(other.add(8 * half).cast()) };
+        let other = match element {
+            ElementType::U8 => _mm256_cvtepu8_epi32(bytes),
+            ElementType::S8 => _mm256_cvtepi8_epi32(bytes),
+        };
+        let (a, b) = if *role == Role::First { (own[half], other) } else { (other, own[half]) };
+        let inner = _mm256_fmadd_ps(_mm256_cvtepi32_ps(b), ratio_b, fixed);
+        let value = _mm256_fmadd_ps(_mm256_cvtepi32_ps(a), ratio_a, inner);
+        _mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(value, low), high))
+    });
+    _mm256_packs_epi32(sums[0], sums[HALVES - 1])
 }
 
-/// Low bytes of 8 + 8 values that fit a byte, signed or not, in order.
+/// The low bytes of [`Requantise::words`], in order.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-pub(crate) fn pack(first: __m256i, second: __m256i) -> __m128i {
-    let words = _mm256_packs_epi32(first, second);
+pub(crate) fn bytes(words: __m256i) -> __m128i {
     let words = _mm256_and_si256(words, _mm256_set1_epi16(0xff));
     let bytes =
         _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));

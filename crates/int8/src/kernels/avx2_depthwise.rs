@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::kernels::avx2::{Requantise, pack, store};
+use crate::kernels::avx2::{Requantise, bytes, scale, store};
 use crate::kernels::{DEPTHWISE_BLOCK, Depthwise, portable};
 use crate::operator::Window;
 use crate::tensor::ElementType;
@@ -73,15 +73,16 @@ unsafe fn sweep<const SIDE: usize, const PAIRS: usize, const STEP: usize, const 
             let mut from = arena.add(first + channel).cast_const();
             let mut to = arena.add(call.output.at(n, y, 0) + channel);
             let mut columns = [[_mm256_setzero_si256(); PAIRS]; SIDE];
-            for column in columns.iter_mut().take(SIDE - STEP) {
-                *column = load::<SIDE, PAIRS, SIGNED>(from, row);
+            for column in 0..SIDE - STEP {
+                columns[column] = load::<SIDE, PAIRS, SIGNED>(from, row);
                 from = from.add(pixel);
             }
             for _ in 0..shape.w {
-                for column in columns.iter_mut().skip(SIDE - STEP) {
-                    *column = load::<SIDE, PAIRS, SIGNED>(from, row);
-                    from = from.wrapping_add(pixel);
+                for column in 0..STEP {
+                    let from = from.wrapping_add(column * pixel);
+                    columns[SIDE - STEP + column] = load::<SIDE, PAIRS, SIGNED>(from, row);
                 }
+                from = from.wrapping_add(STEP * pixel);
                 let mut sum = bias;
                 for column in 0..SIDE {
                     for pair in 0..PAIRS {
@@ -90,8 +91,8 @@ unsafe fn sweep<const SIDE: usize, const PAIRS: usize, const STEP: usize, const 
                         sum = _mm256_add_epi32(sum, products);
                     }
                 }
-                let value = requantise.apply(sum, multiplier);
-                store(to, pack(value, value), length);
+                let value = scale(sum, multiplier);
+                store(to, bytes(requantise.words(value, value)), length);
                 to = to.wrapping_add(call.output.pixel);
                 for column in 0..SIDE - STEP {
                     columns[column] = columns[column + STEP];

@@ -60,12 +60,55 @@ impl Gather<'_> {
         }
         let (mut y, mut x) =
             (self.pixels.start / self.output_width, self.pixels.start % self.output_width);
+        let inside = [self.inside(0), self.inside(1)];
         for row in 0..self.pixels.len() {
             // SAFETY: row · stride + depth + OVERRUN lies in the panel, checked above.
-            unsafe { self.pixel::<W>(from, to.add(row * self.stride), y, x) };
+            unsafe {
+                let to = to.add(row * self.stride);
+                if self.is_joined() && inside[0].contains(&y) && inside[1].contains(&x) {
+                    self.inner_pixel::<W>(from, to, y, x);
+                } else {
+                    self.pixel::<W>(from, to, y, x);
+                }
+            }
             x += 1;
             if x == self.output_width {
                 (y, x) = (y + 1, 0);
+            }
+        }
+    }
+
+    /// Whether the taps of a kernel row are one run of bytes.
+    fn is_joined(&self) -> bool {
+        let [_, columns] = self.window.kernel;
+        columns == 1 || (self.window.dilations[1] == 1 && self.input.has_dense_rows())
+    }
+
+    /// Output coordinates along an axis whose taps all lie in the picture.
+    fn inside(&self, axis: usize) -> Range<usize> {
+        let Window { kernel, strides, dilations, pads } = self.window;
+        let extent = [self.input.shape.h, self.input.shape.w][axis];
+        let reach = (kernel[axis] - 1) * dilations[axis] + 1;
+        let first = pads[axis].div_ceil(strides[axis]);
+        let end = (extent + pads[axis]).checked_sub(reach).map_or(0, |at| at / strides[axis] + 1);
+        first..end
+    }
+
+    /// A pixel whose taps all lie in the picture.
+    ///
+    /// # Safety
+    /// As for [`Gather::pixel`]; `y` and `x` are inside, and the taps of a kernel row are joined.
+    #[inline(always)]
+    unsafe fn inner_pixel<W: Widen>(&self, from: *const u8, to: *mut i16, y: usize, x: usize) {
+        let Window { kernel, strides, dilations, pads } = self.window;
+        let run = kernel[1] * self.input.shape.c;
+        let (top, left) = (y * strides[0] - pads[0], x * strides[1] - pads[1]);
+        let first = self.input.at(self.image, top, left);
+        for tap in 0..kernel[0] {
+            // SAFETY: the run lies in a row of the view, and the kernel rows fit at `to` one behind the other.
+            unsafe {
+                let from = from.add(first + tap * dilations[0] * self.input.row);
+                W::widen(from, to.add(tap * run), run);
             }
         }
     }
@@ -76,7 +119,7 @@ impl Gather<'_> {
     unsafe fn pixel<W: Widen>(&self, from: *const u8, mut to: *mut i16, y: usize, x: usize) {
         let channels = self.input.shape.c;
         let [kernel_h, kernel_w] = self.window.kernel;
-        let joined = self.window.dilations[1] == 1 && self.input.has_dense_rows();
+        let joined = self.is_joined();
         // Taps of this column that lie in the picture, when they are adjacent.
         let left = x * self.window.strides[1];
         let skipped = self.window.pads[1].saturating_sub(left).min(kernel_w);

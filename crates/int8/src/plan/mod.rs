@@ -16,7 +16,7 @@ use crate::view::View;
 use crate::{Graph, GraphError, Layer};
 
 /// Values of a panel: what stays in a second-level cache beside the weights that stream through.
-const PANEL_VALUES: usize = 192 << 10;
+const PANEL_VALUES: usize = 256 << 10;
 /// Rows of a panel beyond which nothing is gained.
 const PANEL_ROWS: usize = 96;
 
@@ -345,7 +345,9 @@ impl Planner<'_> {
         let depth = conv.weights.len() / conv.channels;
         let stride = depth.next_multiple_of(16);
         let tile = self.kernels.tile_rows;
-        let rows = (PANEL_VALUES / stride).clamp(tile, PANEL_ROWS) / tile * tile;
+        let most = (PANEL_VALUES / stride).clamp(tile, PANEL_ROWS) / tile * tile;
+        let panels = y.shape.pixels().div_ceil(most);
+        let rows = y.shape.pixels().div_ceil(panels).next_multiple_of(tile);
         Action::Conv(Box::new(ConvStep {
             window: conv.window,
             from,
