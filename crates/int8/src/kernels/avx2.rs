@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 use crate::kernels::aligned::Aligned;
 use crate::kernels::gather::{Gather, Widen};
 use crate::kernels::{
-    BLOCK, Epilogue, Kernels, Multiply, Role, Run, Sum, avx2_depthwise, portable,
+    BLOCK, DEPTH_STEP, Epilogue, Kernels, Multiply, Role, Run, Sum, avx2_depthwise, portable,
 };
 use crate::numerics::{AddRule, MulRule};
 use crate::tensor::{ElementType, Quantisation};
@@ -157,23 +157,39 @@ unsafe fn tile<const ROWS: usize, const HALVES: usize>(
         let mut weights = call.weights.words.words().as_ptr().add(channel * depth);
         let panel = call.panel.words().as_ptr().add(row * call.panel_stride);
         let starts: [*const i16; ROWS] =
-            std::array::from_fn(|row| panel.add(row * call.panel_stride));
-        for at in (0..depth).step_by(2) {
-            let block: [__m256i; HALVES] =
-                std::array::from_fn(|half| _mm256_load_si256(weights.add(16 * half).cast()));
-            for row in 0..ROWS {
-                let pair = _mm256_set1_epi32(starts[row].add(at).cast::<i32>().read_unaligned());
-                for half in 0..HALVES {
-                    let products = _mm256_madd_epi16(pair, block[half]);
-                    sums[row][half] = _mm256_add_epi32(sums[row][half], products);
+            std::array::from_fn(|row| opaque(panel.add(row * call.panel_stride)));
+        for at in (0..depth).step_by(DEPTH_STEP) {
+            for pair in 0..DEPTH_STEP / 2 {
+                let weights = weights.add(pair * 2 * BLOCK);
+                let block: [__m256i; HALVES] =
+                    std::array::from_fn(|half| _mm256_load_si256(weights.add(16 * half).cast()));
+                for row in 0..ROWS {
+                    let inputs = starts[row].add(at + 2 * pair).cast::<i32>();
+                    let inputs = _mm256_set1_epi32(inputs.read_unaligned());
+                    for half in 0..HALVES {
+                        let products = _mm256_madd_epi16(inputs, block[half]);
+                        sums[row][half] = _mm256_add_epi32(sums[row][half], products);
+                    }
                 }
             }
-            weights = weights.add(2 * BLOCK);
+            weights = weights.add(DEPTH_STEP * BLOCK);
         }
         sums
     };
     // SAFETY: outputs and other operands were checked for whole blocks of channels.
     unsafe { finish::<ROWS, HALVES>(call, &sums, row, channel) }
+}
+
+/// The same pointer, of unknown origin: the compiler would otherwise compute each row's address from the one before,
+/// in a chain of additions as long as the multiplications take.
+#[inline(always)]
+fn opaque(mut pointer: *const i16) -> *const i16 {
+    // SAFETY: no instruction at all.
+    unsafe {
+        std::arch::asm!("/* {0} */", inout(reg) pointer,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    pointer
 }
 
 /// # Safety

@@ -26,6 +26,8 @@ use crate::view::View;
 
 /// Output channels of one block of packed weights, and to what the epilogue's vectors are padded.
 pub(crate) const BLOCK: usize = 16;
+/// Depth of packed weights is a multiple of this; what is added is zero.
+pub(crate) const DEPTH_STEP: usize = 4;
 /// Channels of one block of packed depthwise weights.
 pub(crate) const DEPTHWISE_BLOCK: usize = 8;
 /// Bytes that kernels may read past the last byte of a view.
@@ -82,12 +84,12 @@ impl Kernels {
 }
 
 /// Weights of one group, `[channel][depth]`, as blocks of [`BLOCK`] channels: per pair of depths, the pair of each
-/// channel, widened to i16. An odd depth and missing channels are filled with zeros.
+/// channel, widened to i16. Missing depths and channels are filled with zeros.
 #[derive(Debug, Clone)]
 pub(crate) struct PackedWeights {
     pub(crate) words: Aligned,
     pub(crate) channels: usize,
-    /// Depth, rounded up to even.
+    /// Depth, rounded up to whole steps.
     pub(crate) depth: usize,
     /// Depth as given.
     pub(crate) depth_given: usize,
@@ -96,17 +98,17 @@ pub(crate) struct PackedWeights {
 impl PackedWeights {
     pub(crate) fn new(weights: &[i8], channels: usize) -> Self {
         let depth = weights.len() / channels;
-        let even = depth.next_multiple_of(2);
-        let mut words = Aligned::new(channels.next_multiple_of(BLOCK) * even * 2);
+        let padded = depth.next_multiple_of(DEPTH_STEP);
+        let mut words = Aligned::new(channels.next_multiple_of(BLOCK) * padded * 2);
         let packed = words.words_mut();
         for (channel, row) in weights.chunks_exact(depth).enumerate() {
-            let block = channel / BLOCK * BLOCK * even;
+            let block = channel / BLOCK * BLOCK * padded;
             for (at, &weight) in row.iter().enumerate() {
                 let pair = at / 2 * BLOCK + channel % BLOCK;
                 packed[block + pair * 2 + at % 2] = i16::from(weight);
             }
         }
-        Self { words, channels, depth: even, depth_given: depth }
+        Self { words, channels, depth: padded, depth_given: depth }
     }
 }
 
