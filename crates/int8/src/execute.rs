@@ -208,15 +208,10 @@ fn depthwise(conv: &DepthwiseStep, kernels: &Kernels, arena: Arena<'_>) {
         epilogue: &conv.epilogue,
     };
     for n in 0..conv.y.shape.n {
-        for y in 0..conv.y.shape.h {
-            (kernels.depthwise)(&call, n, y);
-            if let Some(table) = &conv.table {
-                for x in 0..conv.y.shape.w {
-                    let at = conv.y.at(n, y, x);
-                    translate(table, &arena[at..at + conv.y.shape.c]);
-                }
-            }
-        }
+        (kernels.depthwise)(&call, n);
+    }
+    if let Some(table) = &conv.table {
+        each_pixel(&conv.y, |_, _, _, at| translate(table, &arena[at..at + conv.y.shape.c]));
     }
 }
 

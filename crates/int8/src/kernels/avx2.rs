@@ -23,7 +23,7 @@ pub(crate) static KERNELS: Kernels = Kernels {
     gather,
     multiply,
     takes_depthwise: avx2_depthwise::takes,
-    depthwise: avx2_depthwise::row,
+    depthwise: avx2_depthwise::image,
     add,
     mul,
     accumulate,

@@ -14,40 +14,74 @@ pub(crate) fn takes(_: &Window) -> bool {
     true
 }
 
-/// One output row.
-pub(crate) fn row(call: &Depthwise<'_>, n: usize, y: usize) {
+/// One image: two output rows at a time where the stride lets them share what is loaded.
+pub(crate) fn image(call: &Depthwise<'_>, n: usize) {
     #[target_feature(enable = "avx2,fma")]
-    fn any(call: &Depthwise<'_>, n: usize, y: usize) {
-        portable::depthwise(call, n, y);
+    fn any(call: &Depthwise<'_>, n: usize) {
+        portable::depthwise(call, n);
     }
     let Window { kernel, strides, dilations, .. } = call.window;
-    let first = call.check(n, y);
-    // SAFETY: the table is handed out only after `is_available`; the row's reach was checked.
+    let signed = call.element == ElementType::S8;
+    // SAFETY: the table is handed out only after `is_available`.
     unsafe {
-        match (kernel, strides[1], dilations, call.element) {
-            ([3, 3], 1, [1, 1], ElementType::U8) => sweep::<3, 2, 1, false>(call, n, y, first),
-            ([3, 3], 1, [1, 1], ElementType::S8) => sweep::<3, 2, 1, true>(call, n, y, first),
-            ([3, 3], 2, [1, 1], ElementType::U8) => sweep::<3, 2, 2, false>(call, n, y, first),
-            ([3, 3], 2, [1, 1], ElementType::S8) => sweep::<3, 2, 2, true>(call, n, y, first),
-            ([5, 5], 1, [1, 1], ElementType::U8) => sweep::<5, 3, 1, false>(call, n, y, first),
-            ([5, 5], 1, [1, 1], ElementType::S8) => sweep::<5, 3, 1, true>(call, n, y, first),
-            ([5, 5], 2, [1, 1], ElementType::U8) => sweep::<5, 3, 2, false>(call, n, y, first),
-            ([5, 5], 2, [1, 1], ElementType::S8) => sweep::<5, 3, 2, true>(call, n, y, first),
-            ([7, 7], 1, [1, 1], ElementType::U8) => sweep::<7, 4, 1, false>(call, n, y, first),
-            ([7, 7], 1, [1, 1], ElementType::S8) => sweep::<7, 4, 1, true>(call, n, y, first),
-            ([7, 7], 2, [1, 1], ElementType::U8) => sweep::<7, 4, 2, false>(call, n, y, first),
-            ([7, 7], 2, [1, 1], ElementType::S8) => sweep::<7, 4, 2, true>(call, n, y, first),
-            _ => any(call, n, y),
+        match (kernel, strides, dilations, signed) {
+            ([3, 3], [1, 1], [1, 1], false) => rows::<3, 2, 1, false, 2>(call, n),
+            ([3, 3], [1, 1], [1, 1], true) => rows::<3, 2, 1, true, 2>(call, n),
+            ([3, 3], [2, 2], [1, 1], false) => rows::<3, 2, 2, false, 1>(call, n),
+            ([3, 3], [2, 2], [1, 1], true) => rows::<3, 2, 2, true, 1>(call, n),
+            ([5, 5], [1, 1], [1, 1], false) => rows::<5, 3, 1, false, 2>(call, n),
+            ([5, 5], [1, 1], [1, 1], true) => rows::<5, 3, 1, true, 2>(call, n),
+            ([5, 5], [2, 2], [1, 1], false) => rows::<5, 3, 2, false, 1>(call, n),
+            ([5, 5], [2, 2], [1, 1], true) => rows::<5, 3, 2, true, 1>(call, n),
+            ([7, 7], [1, 1], [1, 1], false) => rows::<7, 4, 1, false, 2>(call, n),
+            ([7, 7], [1, 1], [1, 1], true) => rows::<7, 4, 1, true, 2>(call, n),
+            ([7, 7], [2, 2], [1, 1], false) => rows::<7, 4, 2, false, 1>(call, n),
+            ([7, 7], [2, 2], [1, 1], true) => rows::<7, 4, 2, true, 1>(call, n),
+            _ => any(call, n),
         }
     }
 }
 
-/// A window of `SIDE` columns, each of `PAIRS` pairs of rows, moved by `STEP`.
+#[target_feature(enable = "avx2,fma")]
+fn rows<
+    const SIDE: usize,
+    const PAIRS: usize,
+    const STEP: usize,
+    const SIGNED: bool,
+    const ROWS: usize,
+>(
+    call: &Depthwise<'_>,
+    n: usize,
+) {
+    let mut y = 0;
+    while y < call.output.shape.h {
+        let first = call.check(n, y);
+        if ROWS == 2 && y + 1 < call.output.shape.h {
+            call.check(n, y + 1);
+            // SAFETY: both rows were checked, and `first` is the upper one's.
+            unsafe { sweep::<SIDE, PAIRS, STEP, SIGNED, 2>(call, n, y, first) };
+            y += 2;
+        } else {
+            // SAFETY: the row was checked.
+            unsafe { sweep::<SIDE, PAIRS, STEP, SIGNED, 1>(call, n, y, first) };
+            y += 1;
+        }
+    }
+}
+
+/// `ROWS` output rows under a window of `SIDE` columns, each of `PAIRS` pairs of rows, moved by `STEP`. A second row
+/// takes the same pairs with weights shifted down by one.
 ///
 /// # Safety
-/// `first` comes from [`Depthwise::check`] of this row.
+/// `first` comes from [`Depthwise::check`] of row `y`; with two rows the stride is 1 and the next row is checked too.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn sweep<const SIDE: usize, const PAIRS: usize, const STEP: usize, const SIGNED: bool>(
+unsafe fn sweep<
+    const SIDE: usize,
+    const PAIRS: usize,
+    const STEP: usize,
+    const SIGNED: bool,
+    const ROWS: usize,
+>(
     call: &Depthwise<'_>,
     n: usize,
     y: usize,
@@ -57,15 +91,18 @@ unsafe fn sweep<const SIDE: usize, const PAIRS: usize, const STEP: usize, const 
     let requantise = Requantise::new(call.epilogue);
     let arena = call.arena.as_ptr().cast::<u8>().cast_mut();
     let (row, pixel) = (call.input.row, call.input.pixel);
+    let packed = [call.weights.pairs.words().as_ptr(), call.weights.shifted.words().as_ptr()];
     for channel in (0..shape.c).step_by(DEPTHWISE_BLOCK) {
         let length = (shape.c - channel).min(DEPTHWISE_BLOCK);
-        // SAFETY: check() covers every tap of the row for whole blocks of channels, and the output row; weights, bias
-        // and multipliers are padded to whole blocks.
+        // SAFETY: check() covers every tap of the rows for whole blocks of channels, and the output rows; weights,
+        // bias and multipliers are padded to whole blocks.
         unsafe {
-            let words = call.weights.pairs.words().as_ptr().add(channel * SIDE * PAIRS * 2);
-            let weights: [[__m256i; PAIRS]; SIDE] = std::array::from_fn(|column| {
+            let weights: [[[__m256i; ROWS]; PAIRS]; SIDE] = std::array::from_fn(|column| {
                 std::array::from_fn(|pair| {
-                    _mm256_loadu_si256(words.add((column * PAIRS + pair) * 16).cast())
+                    std::array::from_fn(|row| {
+                        let words = packed[row].add(channel * SIDE * PAIRS * 2);
+                        _mm256_loadu_si256(words.add((column * PAIRS + pair) * 16).cast())
+                    })
                 })
             });
             let bias = _mm256_loadu_si256(call.epilogue.bias.as_ptr().add(channel).cast());
@@ -74,25 +111,32 @@ unsafe fn sweep<const SIDE: usize, const PAIRS: usize, const STEP: usize, const 
             let mut to = arena.add(call.output.at(n, y, 0) + channel);
             let mut columns = [[_mm256_setzero_si256(); PAIRS]; SIDE];
             for column in 0..SIDE - STEP {
-                columns[column] = load::<SIDE, PAIRS, SIGNED>(from, row);
+                columns[column] = load::<SIDE, PAIRS, SIGNED, ROWS>(from, row);
                 from = from.add(pixel);
             }
             for _ in 0..shape.w {
                 for column in 0..STEP {
                     let from = from.wrapping_add(column * pixel);
-                    columns[SIDE - STEP + column] = load::<SIDE, PAIRS, SIGNED>(from, row);
+                    columns[SIDE - STEP + column] = load::<SIDE, PAIRS, SIGNED, ROWS>(from, row);
                 }
                 from = from.wrapping_add(STEP * pixel);
-                let mut sum = bias;
+                let mut sums = [bias; ROWS];
                 for column in 0..SIDE {
                     for pair in 0..PAIRS {
-                        let products =
-                            _mm256_madd_epi16(columns[column][pair], weights[column][pair]);
-                        sum = _mm256_add_epi32(sum, products);
+                        for row in 0..ROWS {
+                            let weights = weights[column][pair][row];
+                            let products = _mm256_madd_epi16(columns[column][pair], weights);
+                            sums[row] = _mm256_add_epi32(sums[row], products);
+                        }
                     }
                 }
-                let value = scale(sum, multiplier);
-                store(to, bytes(requantise.words(value, value)), length);
+                let values: [__m256i; ROWS] =
+                    std::array::from_fn(|row| scale(sums[row], multiplier));
+                let bytes = bytes(requantise.words(values[0], values[ROWS - 1]));
+                store(to, bytes, length);
+                if ROWS == 2 {
+                    store(to.add(call.output.row), _mm_unpackhi_epi64(bytes, bytes), length);
+                }
                 to = to.wrapping_add(call.output.pixel);
                 for column in 0..SIDE - STEP {
                     columns[column] = columns[column + STEP];
@@ -102,13 +146,13 @@ unsafe fn sweep<const SIDE: usize, const PAIRS: usize, const STEP: usize, const 
     }
 }
 
-/// One column of the window: its rows in pairs, 8 channels; the row below an odd one is zero.
+/// One column of the window: its rows in pairs, 8 channels. A single row's last pair has no lower half.
 ///
 /// # Safety
-/// 8 bytes are readable at each of `SIDE` rows from `from`.
+/// 8 bytes are readable at each of `SIDE + ROWS - 1` rows from `from`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn load<const SIDE: usize, const PAIRS: usize, const SIGNED: bool>(
+unsafe fn load<const SIDE: usize, const PAIRS: usize, const SIGNED: bool, const ROWS: usize>(
     from: *const u8,
     row: usize,
 ) -> [__m256i; PAIRS] {
@@ -116,7 +160,7 @@ unsafe fn load<const SIDE: usize, const PAIRS: usize, const SIGNED: bool>(
         // SAFETY: rows 2 · pair and, if there is one, 2 · pair + 1, by contract.
         unsafe {
             let upper = _mm_loadl_epi64(from.add(2 * pair * row).cast());
-            if 2 * pair + 1 == SIDE {
+            if 2 * pair + 1 == SIDE + ROWS - 1 {
                 // The weight of the other half is zero, so its sign bits do not matter.
                 return if SIGNED {
                     _mm256_cvtepi8_epi32(upper)

@@ -46,8 +46,8 @@ pub(crate) struct Kernels {
     pub(crate) multiply: fn(&Multiply<'_>),
     /// Whether `depthwise` takes the window; the portable one takes all.
     pub(crate) takes_depthwise: fn(&Window) -> bool,
-    /// Depthwise convolution of one output row.
-    pub(crate) depthwise: fn(&Depthwise<'_>, n: usize, y: usize),
+    /// Depthwise convolution of one image.
+    pub(crate) depthwise: fn(&Depthwise<'_>, n: usize),
     /// Element-wise sum of runs of bytes.
     pub(crate) add: fn(&AddRule, Run<'_>, Run<'_>, Run<'_>, usize),
     /// Element-wise product of runs of bytes.
@@ -225,7 +225,7 @@ impl Depthwise<'_> {
     }
 }
 
-/// Weights of a depthwise convolution in both forms that kernels want.
+/// Weights of a depthwise convolution in the forms that kernels want.
 #[derive(Debug, Clone)]
 pub(crate) struct DepthwiseWeights {
     /// `[tap][channel]`, channels padded to whole blocks.
@@ -234,27 +234,36 @@ pub(crate) struct DepthwiseWeights {
     /// Blocks of [`DEPTHWISE_BLOCK`] channels: per kernel column, per pair of kernel rows, the pair of each channel;
     /// the row below an odd kernel is zero.
     pub(crate) pairs: Aligned,
+    /// The same for the output row below, which starts one input row later: the row above the kernel is zero.
+    /// Used for kernels of odd height only.
+    pub(crate) shifted: Aligned,
 }
 
 impl DepthwiseWeights {
     /// From `[channel][row][column]`.
-    pub(crate) fn new(weights: &[i8], channels: usize, kernel: [usize; 2]) -> Self {
-        let [rows, columns] = kernel;
+    pub(crate) fn new(weights: &[i8], channels: usize, [rows, columns]: [usize; 2]) -> Self {
         let padded = channels.next_multiple_of(BLOCK);
         let mut taps = vec![0; rows * columns * padded];
-        let per_column = rows.div_ceil(2);
-        let block_words = columns * per_column * DEPTHWISE_BLOCK * 2;
-        let mut pairs = Aligned::new(padded / DEPTHWISE_BLOCK * block_words * 2);
-        let words = pairs.words_mut();
         for (channel, window) in weights.chunks_exact(rows * columns).enumerate() {
             for (tap, &weight) in window.iter().enumerate() {
-                let (row, column) = (tap / columns, tap % columns);
                 taps[tap * padded + channel] = i16::from(weight);
-                let block = channel / DEPTHWISE_BLOCK * block_words;
-                let pair = (column * per_column + row / 2) * DEPTHWISE_BLOCK;
-                words[block + (pair + channel % DEPTHWISE_BLOCK) * 2 + row % 2] = i16::from(weight);
             }
         }
-        Self { taps, padded, pairs }
+        let paired = |down: usize| {
+            let per_column = (rows + down).div_ceil(2);
+            let block_words = columns * per_column * DEPTHWISE_BLOCK * 2;
+            let mut pairs = Aligned::new(padded / DEPTHWISE_BLOCK * block_words * 2);
+            let words = pairs.words_mut();
+            for (channel, window) in weights.chunks_exact(rows * columns).enumerate() {
+                let (block, lane) = (channel / DEPTHWISE_BLOCK, channel % DEPTHWISE_BLOCK);
+                for (tap, &weight) in window.iter().enumerate() {
+                    let (row, column) = (tap / columns + down, tap % columns);
+                    let pair = (column * per_column + row / 2) * DEPTHWISE_BLOCK + lane;
+                    words[block * block_words + pair * 2 + row % 2] = i16::from(weight);
+                }
+            }
+            pairs
+        };
+        Self { taps, padded, pairs: paired(0), shifted: paired(1) }
     }
 }

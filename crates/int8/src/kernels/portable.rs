@@ -54,9 +54,16 @@ pub(crate) fn quantise(to: &Quantisation, values: &[f32], y: Run<'_>, step: usiz
     }
 }
 
-/// One output row, any window.
+/// One image, any window.
 #[inline(always)]
-pub(crate) fn depthwise(call: &Depthwise<'_>, n: usize, y: usize) {
+pub(crate) fn depthwise(call: &Depthwise<'_>, n: usize) {
+    for y in 0..call.output.shape.h {
+        depthwise_row(call, n, y);
+    }
+}
+
+#[inline(always)]
+fn depthwise_row(call: &Depthwise<'_>, n: usize, y: usize) {
     let first = call.check(n, y);
     let [kernel_h, kernel_w] = call.window.kernel;
     let channels = call.output.shape.c;
