@@ -9,6 +9,7 @@
 )]
 
 #[path = "../tests/common/mod.rs"]
+#[expect(dead_code, reason = "shared with the tests")]
 mod common;
 
 use std::time::Instant;
@@ -24,7 +25,7 @@ fn main() {
     let runs = runs.and_then(|at| arguments.get(at + 1)?.parse().ok()).unwrap_or(100);
     let peak = peak();
     println!("peak of the multiply instruction: {peak:.1} GMAC/s");
-    let nets: [(&str, fn() -> Net); 3] = [
+    let nets: [(&str, Build); 3] = [
         ("mobilenet_v2", mobilenet_v2),
         ("efficientnet_lite0", efficientnet_lite0),
         ("resnet18", resnet18),
@@ -111,6 +112,8 @@ fn table(engine: &Engine, best: &[f64], peak: f64) {
         println!("  = {name:<22} {:>23.1} us {rate:>7.1} GMAC/s", seconds * 1e6);
     }
 }
+
+type Build = fn() -> Net;
 
 /// A net under construction: the last tensor, and weights from one seed.
 struct Net {

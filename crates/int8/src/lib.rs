@@ -25,6 +25,7 @@
 //! | Softmax (on the way out) | real values, `exp(x − max) / Σ`; the only operator that is not bit-exact |
 
 mod border;
+mod builder;
 mod engine;
 mod error;
 mod execute;
@@ -40,9 +41,10 @@ mod tensor;
 mod view;
 
 pub use border::{Input, Output};
+pub use builder::GraphBuilder;
 pub use engine::{Engine, Layer};
 pub use error::{GraphError, RunError};
-pub use graph::{Graph, GraphBuilder, TensorId};
+pub use graph::{Graph, TensorId};
 pub use kernels::peak::multiply_at_peak;
 pub use operator::{
     Conv, Coordinates, CountPadding, FullyConnected, InputForm, Interpolation, NearestRounding,

@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{Random, assert_same};
-use ocelli_int8::*;
+use common::Random;
+use ocelli_int8::{reference, *};
 use proptest::prelude::*;
 
 fn window(random: &mut Random, kernels: &[usize]) -> Window {
@@ -21,13 +21,15 @@ fn input(random: &mut Random, channels: usize) -> (GraphBuilder, TensorId) {
     let mut builder = GraphBuilder::new();
     let shape = Shape::new(random.size(1, 2), random.size(1, 17), random.size(1, 17), channels);
     let quantisation = random.quantisation();
-    let x = builder.input(shape.unwrap(), quantisation, InputForm::QuantisedNhwc).unwrap();
+    let x = builder
+        .input(shape.expect("in range"), quantisation, InputForm::QuantisedNhwc)
+        .expect("in range");
     (builder, x)
 }
 
 fn finish(mut builder: GraphBuilder, y: TensorId, random: &mut Random) {
-    builder.output(y, OutputForm::QuantisedNhwc).unwrap();
-    assert_same(&builder.build().unwrap(), random);
+    builder.output(y, OutputForm::QuantisedNhwc).expect("in range");
+    assert_same(&builder.build().expect("in range"), random);
 }
 
 proptest! {
@@ -56,7 +58,7 @@ proptest! {
         let conv = random.conv(depth, outputs, 1, Window::square(1, 1, 0));
         let (mut builder, x) = input(random, depth);
         let to = random.quantisation();
-        let y = builder.conv(x, conv, to).unwrap();
+        let y = builder.conv(x, conv, to).expect("in range");
         finish(builder, y, random);
     }
 
@@ -78,6 +80,12 @@ proptest! {
         }
     }
 
+}
+
+proptest! {
+    // Graphs grow, and the reference is slow.
+    #![proptest_config(ProptestConfig { cases: 120, ..ProptestConfig::default() })]
+
     #[test]
     fn random_graphs_with_fusion_joins_and_slices(seed: u64) {
         let random = &mut Random(seed);
@@ -93,10 +101,10 @@ proptest! {
         }
         for at in 0..tensors.len() {
             if at + 1 == tensors.len() || random.within(0, 5) == 0 {
-                builder.output(tensors[at], OutputForm::QuantisedNhwc).unwrap();
+                builder.output(tensors[at], OutputForm::QuantisedNhwc).expect("in range");
             }
         }
-        assert_same(&builder.build().unwrap(), random);
+        assert_same(&builder.build().expect("in range"), random);
     }
 }
 
@@ -178,4 +186,64 @@ fn any_resize(
     ]);
     let scales = [size[0] as f32 / shape.h as f32, size[1] as f32 / shape.w as f32];
     builder.resize(x, Resize { size, scales, mode, coordinates })
+}
+
+/// Runs a graph of one stored NHWC input through the reference and every instruction set of this machine, and
+/// compares all outputs byte for byte.
+fn assert_same(graph: &Graph, random: &mut Random) {
+    let (input, _) = graph.inputs().next().expect("the graph was built for this");
+    let bytes = random.bytes(input.shape.elements());
+    let signed: Vec<i8> = bytes.iter().map(|&byte| byte as i8).collect();
+    let given = match input.quantisation.element() {
+        ElementType::U8 => Input::U8(&bytes),
+        ElementType::S8 => Input::S8(&signed),
+    };
+    let expected = outputs(graph, |outputs| {
+        reference::run(graph, &[given], outputs).expect("the graph was built for this");
+    });
+    for isa in ["scalar", "avx2"] {
+        let Some(mut engine) = Engine::with_isa(graph, isa).expect("the graph was built for this")
+        else {
+            continue;
+        };
+        // Twice: the second run meets what the first left in the arena.
+        for run in 0..2 {
+            let found = outputs(graph, |outputs| {
+                engine.run(&[given], outputs).expect("the graph was built for this")
+            });
+            for (index, (expected, found)) in expected.iter().zip(&found).enumerate() {
+                let wrong = expected.iter().zip(found).position(|(a, b)| a != b);
+                if let Some(at) = wrong {
+                    panic!(
+                        "{isa}, run {run}, output {index}: {} instead of {} at {at}\n{:#?}",
+                        found[at],
+                        expected[at],
+                        engine.layers()
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn outputs(graph: &Graph, run: impl FnOnce(&mut [Output<'_>])) -> Vec<Vec<u8>> {
+    let mut unsigned: Vec<Vec<u8>> =
+        graph.outputs().map(|(tensor, _)| vec![0; tensor.shape.elements()]).collect();
+    let mut signed: Vec<Vec<i8>> = unsigned.iter().map(|bytes| vec![0; bytes.len()]).collect();
+    let mut views: Vec<Output<'_>> = graph
+        .outputs()
+        .zip(unsigned.iter_mut().zip(&mut signed))
+        .map(|((tensor, _), (unsigned, signed))| match tensor.quantisation.element() {
+            ElementType::U8 => Output::U8(unsigned),
+            ElementType::S8 => Output::S8(signed),
+        })
+        .collect();
+    run(&mut views);
+    drop(views);
+    for ((tensor, _), (unsigned, signed)) in graph.outputs().zip(unsigned.iter_mut().zip(signed)) {
+        if tensor.quantisation.element() == ElementType::S8 {
+            *unsigned = signed.into_iter().map(|value| value as u8).collect();
+        }
+    }
+    unsigned
 }

@@ -26,9 +26,9 @@ impl Case {
         let [n, h, w, c] = self.sizes();
         let element = [ElementType::U8, ElementType::S8][self.size()];
         let (scale, zero) = (self.real(), self.next() as i32);
-        let shape = Shape::new(n, h, w, c).unwrap();
+        let shape = Shape::new(n, h, w, c).expect("as recorded");
         let bytes = (0..shape.elements()).map(|_| self.next() as u8).collect();
-        (shape, Quantisation::new(element, scale, zero).unwrap(), bytes)
+        (shape, Quantisation::new(element, scale, zero).expect("as recorded"), bytes)
     }
 }
 
@@ -43,13 +43,15 @@ impl Recorded {
     fn input(&mut self, case: &mut Case) -> TensorId {
         let (shape, quantisation, bytes) = case.tensor();
         self.inputs.push(bytes);
-        self.builder.input(shape, quantisation, InputForm::QuantisedNhwc).unwrap()
+        self.builder.input(shape, quantisation, InputForm::QuantisedNhwc).expect("as recorded")
     }
 
     fn differing(mut self, y: TensorId, expected: &[u8], isa: &str) -> usize {
-        self.builder.output(y, OutputForm::QuantisedNhwc).unwrap();
-        let graph = self.builder.build().unwrap();
-        let Some(mut engine) = Engine::with_isa(&graph, isa).unwrap() else { return 0 };
+        self.builder.output(y, OutputForm::QuantisedNhwc).expect("as recorded");
+        let graph = self.builder.build().expect("as recorded");
+        let Some(mut engine) = Engine::with_isa(&graph, isa).expect("as recorded") else {
+            return 0;
+        };
         let signed: Vec<Vec<i8>> = self
             .inputs
             .iter()
@@ -64,10 +66,12 @@ impl Recorded {
             })
             .collect();
         let (mut bytes, mut signed) = (vec![0; expected.len()], vec![0; expected.len()]);
-        match graph.outputs().next().unwrap().0.quantisation.element() {
-            ElementType::U8 => engine.run(&inputs, &mut [Output::U8(&mut bytes)]).unwrap(),
+        match graph.outputs().next().expect("as recorded").0.quantisation.element() {
+            ElementType::U8 => {
+                engine.run(&inputs, &mut [Output::U8(&mut bytes)]).expect("as recorded")
+            }
             ElementType::S8 => {
-                engine.run(&inputs, &mut [Output::S8(&mut signed)]).unwrap();
+                engine.run(&inputs, &mut [Output::S8(&mut signed)]).expect("as recorded");
                 bytes = signed.into_iter().map(|value| value as u8).collect();
             }
         }
@@ -81,8 +85,9 @@ fn every_recorded_answer_is_reproduced() {
     let mut wrong = Vec::new();
     for isa in ["scalar", "avx2"] {
         for (line, case) in text.lines().enumerate() {
-            let (operator, numbers) = case.split_once(' ').unwrap();
-            let numbers: Vec<i64> = numbers.split(' ').map(|n| n.parse().unwrap()).collect();
+            let (operator, numbers) = case.split_once(' ').expect("as recorded");
+            let numbers: Vec<i64> =
+                numbers.split(' ').map(|n| n.parse().expect("as recorded")).collect();
             let differing = replay(operator, Case(numbers.into_iter()), isa);
             if differing > 0 {
                 wrong.push(format!("line {}: {operator} with {isa}: {differing} bytes", line + 1));
@@ -108,7 +113,7 @@ fn replay(operator: &str, mut case: Case, isa: &str) -> usize {
             };
             let depth = window.kernel[0]
                 * window.kernel[1]
-                * (graph.builder.tensor(x).unwrap().shape.c / groups);
+                * (graph.builder.tensor(x).expect("as recorded").shape.c / groups);
             let conv = Conv {
                 channels,
                 window,
@@ -118,7 +123,7 @@ fn replay(operator: &str, mut case: Case, isa: &str) -> usize {
                 bias: (0..channels).map(|_| case.next() as i32).collect(),
             };
             let (_, to, expected) = case.tensor();
-            let y = graph.builder.conv(x, conv, to).unwrap();
+            let y = graph.builder.conv(x, conv, to).expect("as recorded");
             graph.differing(y, &expected, isa)
         }
         "add" | "mul" | "concat" => {
@@ -129,18 +134,18 @@ fn replay(operator: &str, mut case: Case, isa: &str) -> usize {
                 "mul" => graph.builder.mul(x, b, to),
                 _ => graph.builder.concat(&[x, b], to),
             };
-            graph.differing(y.unwrap(), &expected, isa)
+            graph.differing(y.expect("as recorded"), &expected, isa)
         }
         "global" => {
             let (_, to, expected) = case.tensor();
-            let y = graph.builder.global_average_pool(x, to).unwrap();
+            let y = graph.builder.global_average_pool(x, to).expect("as recorded");
             graph.differing(y, &expected, isa)
         }
         "average" => {
             let window = Window::square(3, case.size(), 1);
             let padding = [CountPadding::Exclude, CountPadding::Include][case.size()];
             let (_, to, expected) = case.tensor();
-            let y = graph.builder.average_pool(x, window, padding, to).unwrap();
+            let y = graph.builder.average_pool(x, window, padding, to).expect("as recorded");
             graph.differing(y, &expected, isa)
         }
         "resize" => {
@@ -155,10 +160,13 @@ fn replay(operator: &str, mut case: Case, isa: &str) -> usize {
                 [Coordinates::HalfPixel, Coordinates::Asymmetric, Coordinates::AlignCorners]
                     [case.size()];
             let (shape, _, expected) = case.tensor();
-            let from = graph.builder.tensor(x).unwrap().shape;
+            let from = graph.builder.tensor(x).expect("as recorded").shape;
             let size = [shape.h, shape.w];
             let scales = [size[0] as f32 / from.h as f32, size[1] as f32 / from.w as f32];
-            let y = graph.builder.resize(x, Resize { size, scales, mode, coordinates }).unwrap();
+            let y = graph
+                .builder
+                .resize(x, Resize { size, scales, mode, coordinates })
+                .expect("as recorded");
             graph.differing(y, &expected, isa)
         }
         other => panic!("unknown case {other}"),

@@ -183,13 +183,14 @@ unsafe fn tile<const ROWS: usize, const HALVES: usize>(
 /// The same pointer, of unknown origin: the compiler would otherwise compute each row's address from the one before,
 /// in a chain of additions as long as the multiplications take.
 #[inline(always)]
-fn opaque(mut pointer: *const i16) -> *const i16 {
+fn opaque(pointer: *const i16) -> *const i16 {
+    let mut address = pointer.addr();
     // SAFETY: no instruction at all.
     unsafe {
-        std::arch::asm!("/* {0} */", inout(reg) pointer,
+        std::arch::asm!("/* {0} */", inout(reg) address,
             options(pure, nomem, nostack, preserves_flags));
     }
-    pointer
+    pointer.with_addr(address)
 }
 
 /// # Safety
@@ -211,9 +212,9 @@ unsafe fn finish<const ROWS: usize, const HALVES: usize>(
         let multipliers = call.epilogue.multipliers.as_ptr().add(channel);
         let multipliers: [__m256; HALVES] =
             std::array::from_fn(|half| _mm256_loadu_ps(multipliers.add(8 * half)));
-        for index in 0..ROWS {
+        for (index, sums) in sums.iter().enumerate() {
             let values: [__m256i; HALVES] =
-                std::array::from_fn(|half| scale(sums[index][half], multipliers[half]));
+                std::array::from_fn(|half| scale(sums[half], multipliers[half]));
             let mut words = requantise.words(values[0], values[HALVES - 1]);
             if let Some(sum) = &call.epilogue.sum {
                 let other = arena.add(call.others[row + index] + channel);

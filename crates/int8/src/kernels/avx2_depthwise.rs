@@ -110,8 +110,8 @@ unsafe fn sweep<
             let mut from = arena.add(first + channel).cast_const();
             let mut to = arena.add(call.output.at(n, y, 0) + channel);
             let mut columns = [[_mm256_setzero_si256(); PAIRS]; SIDE];
-            for column in 0..SIDE - STEP {
-                columns[column] = load::<SIDE, PAIRS, SIGNED, ROWS>(from, row);
+            for column in &mut columns[..SIDE - STEP] {
+                *column = load::<SIDE, PAIRS, SIGNED, ROWS>(from, row);
                 from = from.add(pixel);
             }
             for _ in 0..shape.w {

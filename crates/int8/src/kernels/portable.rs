@@ -81,8 +81,8 @@ fn depthwise_row(call: &Depthwise<'_>, n: usize, y: usize) {
                     *sum += call.element.widen(value.get()) * i32::from(*weight);
                 }
             }
-            for lane in 0..(channels - block).min(16) {
-                let byte = call.epilogue.apply(sums[lane], block + lane, || 0);
+            for (lane, &sum) in sums.iter().enumerate().take(channels - block) {
+                let byte = call.epilogue.apply(sum, block + lane, || 0);
                 call.arena[to + block + lane].set(byte);
             }
         }

@@ -62,10 +62,10 @@ fn multiply(call: &Multiply<'_>) {
                         + i32::from(pair[1]) * i32::from(weight[1]);
                 }
             }
-            for lane in 0..(call.weights.channels - block).min(BLOCK) {
+            for (lane, &sum) in sums.iter().enumerate().take(call.weights.channels - block) {
                 let channel = block + lane;
                 let other = || call.arena[call.others[row] + channel].get();
-                let byte = call.epilogue.apply(sums[lane], channel, other);
+                let byte = call.epilogue.apply(sum, channel, other);
                 call.arena[output + channel].set(byte);
             }
         }

@@ -1,6 +1,5 @@
-//! Random tensors and graphs for the tests, from a seed.
+//! Random quantisations, bytes and convolutions for tests and benches, from a seed.
 
-use ocelli_int8::reference;
 use ocelli_int8::*;
 
 /// SplitMix64: small, seeded, the same everywhere.
@@ -36,10 +35,10 @@ impl Random {
     pub(crate) fn quantisation(&mut self) -> Quantisation {
         if self.within(0, 1) == 0 {
             let zero = self.one_of(&[0, 0, 128, 255, 7, 131]);
-            Quantisation::new(ElementType::U8, self.scale(), zero).unwrap()
+            Quantisation::new(ElementType::U8, self.scale(), zero).expect("in range")
         } else {
             let zero = self.one_of(&[0, 0, -128, 127, -5]);
-            Quantisation::new(ElementType::S8, self.scale(), zero).unwrap()
+            Quantisation::new(ElementType::S8, self.scale(), zero).expect("in range")
         }
     }
 
@@ -79,59 +78,4 @@ impl Random {
             },
         }
     }
-}
-
-/// Runs a graph of one stored NHWC input through the reference and every instruction set of this machine, and
-/// compares all outputs byte for byte.
-pub(crate) fn assert_same(graph: &Graph, random: &mut Random) {
-    let (input, _) = graph.inputs().next().unwrap();
-    let bytes = random.bytes(input.shape.elements());
-    let signed: Vec<i8> = bytes.iter().map(|&byte| byte as i8).collect();
-    let given = match input.quantisation.element() {
-        ElementType::U8 => Input::U8(&bytes),
-        ElementType::S8 => Input::S8(&signed),
-    };
-    let expected = outputs(graph, |outputs| {
-        reference::run(graph, &[given], outputs).unwrap();
-    });
-    for isa in ["scalar", "avx2"] {
-        let Some(mut engine) = Engine::with_isa(graph, isa).unwrap() else { continue };
-        // Twice: the second run meets what the first left in the arena.
-        for run in 0..2 {
-            let found = outputs(graph, |outputs| engine.run(&[given], outputs).unwrap());
-            for (index, (expected, found)) in expected.iter().zip(&found).enumerate() {
-                let wrong = expected.iter().zip(found).position(|(a, b)| a != b);
-                if let Some(at) = wrong {
-                    panic!(
-                        "{isa}, run {run}, output {index}: {} instead of {} at {at}\n{:#?}",
-                        found[at],
-                        expected[at],
-                        engine.layers()
-                    );
-                }
-            }
-        }
-    }
-}
-
-fn outputs(graph: &Graph, run: impl FnOnce(&mut [Output<'_>])) -> Vec<Vec<u8>> {
-    let mut unsigned: Vec<Vec<u8>> =
-        graph.outputs().map(|(tensor, _)| vec![0; tensor.shape.elements()]).collect();
-    let mut signed: Vec<Vec<i8>> = unsigned.iter().map(|bytes| vec![0; bytes.len()]).collect();
-    let mut views: Vec<Output<'_>> = graph
-        .outputs()
-        .zip(unsigned.iter_mut().zip(&mut signed))
-        .map(|((tensor, _), (unsigned, signed))| match tensor.quantisation.element() {
-            ElementType::U8 => Output::U8(unsigned),
-            ElementType::S8 => Output::S8(signed),
-        })
-        .collect();
-    run(&mut views);
-    drop(views);
-    for ((tensor, _), (unsigned, signed)) in graph.outputs().zip(unsigned.iter_mut().zip(signed)) {
-        if tensor.quantisation.element() == ElementType::S8 {
-            *unsigned = signed.into_iter().map(|value| value as u8).collect();
-        }
-    }
-    unsigned
 }
