@@ -108,6 +108,41 @@ proptest! {
     }
 }
 
+/// All 65 536 pairs of stored values meet in sums, alone and fused behind a convolution in either role. Scales of few
+/// bits make ties, where a fused and an unfused multiply-add part.
+#[test]
+fn sums_of_all_pairs_of_values() {
+    for seed in 0..24 {
+        let random = &mut Random(seed);
+        let mut builder = GraphBuilder::new();
+        let shape = Shape::new(1, 256, 256, 2).expect("in range");
+        let (from, to) = (random.quantisation(), random.quantisation());
+        let rows = builder.input(shape, from, InputForm::QuantisedNhwc).expect("in range");
+        let q = random.quantisation();
+        let columns = builder.input(shape, q, InputForm::QuantisedNhwc).expect("in range");
+        // Weight 1 and multiplier 1: the convolution changes nothing, but for its place.
+        let conv = Conv {
+            channels: 2,
+            window: Window::square(1, 1, 0),
+            groups: 1,
+            weights: vec![1, 0, 0, 1],
+            weight_scales: vec![1.0],
+            bias: Vec::new(),
+        };
+        let same = builder.conv(rows, conv.clone(), from).expect("in range");
+        let again = builder.conv(rows, conv, from).expect("in range");
+        for (a, b) in [(rows, columns), (same, columns), (columns, again)] {
+            let sum = builder.add(a, b, to).expect("in range");
+            builder.output(sum, OutputForm::QuantisedNhwc).expect("it is ours");
+        }
+        let all = |row: bool| {
+            let place = move |at: usize| if row { at / 512 } else { at / 2 % 256 };
+            (0..shape.elements()).map(|at| place(at) as u8).collect()
+        };
+        assert_same_for(&builder.build().expect("complete"), &[all(true), all(false)]);
+    }
+}
+
 /// One operator on `x`, and on other tensors of its shape where it takes two.
 fn any_operator(
     builder: &mut GraphBuilder,
@@ -188,18 +223,27 @@ fn any_resize(
     builder.resize(x, Resize { size, scales, mode, coordinates })
 }
 
-/// Runs a graph of one stored NHWC input through the reference and every instruction set of this machine, and
-/// compares all outputs byte for byte.
+/// As [`assert_same_for`], with random bytes for the one input.
 fn assert_same(graph: &Graph, random: &mut Random) {
-    let (input, _) = graph.inputs().next().expect("the graph was built for this");
-    let bytes = random.bytes(input.shape.elements());
-    let signed: Vec<i8> = bytes.iter().map(|&byte| byte as i8).collect();
-    let given = match input.quantisation.element() {
-        ElementType::U8 => Input::U8(&bytes),
-        ElementType::S8 => Input::S8(&signed),
-    };
+    let (input, _) = graph.inputs().next().expect("one input");
+    assert_same_for(graph, &[random.bytes(input.shape.elements())]);
+}
+
+/// Runs a graph of stored NHWC inputs through the reference and every instruction set of this machine, and compares
+/// all outputs byte for byte.
+fn assert_same_for(graph: &Graph, bytes: &[Vec<u8>]) {
+    let signed: Vec<Vec<i8>> =
+        bytes.iter().map(|bytes| bytes.iter().map(|&byte| byte as i8).collect()).collect();
+    let given: Vec<Input<'_>> = graph
+        .inputs()
+        .zip(bytes.iter().zip(&signed))
+        .map(|((input, _), (bytes, signed))| match input.quantisation.element() {
+            ElementType::U8 => Input::U8(bytes),
+            ElementType::S8 => Input::S8(signed),
+        })
+        .collect();
     let expected = outputs(graph, |outputs| {
-        reference::run(graph, &[given], outputs).expect("the graph was built for this");
+        reference::run(graph, &given, outputs).expect("the graph was built for this");
     });
     for isa in ["scalar", "avx2"] {
         let Some(mut engine) = Engine::with_isa(graph, isa).expect("the graph was built for this")
@@ -209,7 +253,7 @@ fn assert_same(graph: &Graph, random: &mut Random) {
         // Twice: the second run meets what the first left in the arena.
         for run in 0..2 {
             let found = outputs(graph, |outputs| {
-                engine.run(&[given], outputs).expect("the graph was built for this")
+                engine.run(&given, outputs).expect("the graph was built for this")
             });
             for (index, (expected, found)) in expected.iter().zip(&found).enumerate() {
                 let wrong = expected.iter().zip(found).position(|(a, b)| a != b);
