@@ -33,7 +33,11 @@ fn finish(mut builder: GraphBuilder, y: TensorId, random: &mut Random) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 400,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn convolutions_of_any_window_and_groups(seed: u64) {
@@ -84,7 +88,11 @@ proptest! {
 
 proptest! {
     // Graphs grow, and the reference is slow.
-    #![proptest_config(ProptestConfig { cases: 120, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 120,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn random_graphs_with_fusion_joins_and_slices(seed: u64) {
