@@ -1,7 +1,7 @@
 //! Quantised CNN inference engine for CPUs. Knows neither ONNX nor tract.
 //!
 //! A [`GraphBuilder`] takes operators one at a time, checks them and gives a [`Graph`]; an [`Engine`] plans it once
-//! (fusion, packed weights, one arena) and runs it without allocation. [`reference`] is the plain truth that every
+//! (fusion, packed weights, one arena) and runs it without allocation. [`mod@reference`] is the plain truth that every
 //! kernel and every fusion is tested against, byte for byte.
 //!
 //! # Numerics
