@@ -227,6 +227,7 @@ impl Depthwise<'_> {
 
 /// Weights of a depthwise convolution in the forms that kernels want.
 #[derive(Debug, Clone)]
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "pairs are for SIMD kernels"))]
 pub(crate) struct DepthwiseWeights {
     /// `[tap][channel]`, channels padded to whole blocks.
     pub(crate) taps: Vec<i16>,
