@@ -1,0 +1,442 @@
+//! The client workflow for the top-level roles (§5.1 to §5.6.6) as a state machine. It does no I/O: it says what it
+//! wants ([`Action`]) and takes what came ([`Answer`]). An error ends the cycle; what was persisted before it stays trusted.
+
+use crate::check::{self, Authority, CheckedTimestamp, Remembered, Verified};
+use crate::path::metadata_file;
+use crate::schema::{MetaFile, Root, Snapshot, Targets, Timestamp};
+use crate::{DateTime, Error};
+
+/// Caps on what a hostile repository can make a client take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of one `root.json` (W of §5.3.3).
+    pub root_bytes: u64,
+    /// Root versions in one update (Y of §5.3.3).
+    pub roots: u32,
+    /// Bytes of `timestamp.json` (X of §5.4.1).
+    pub timestamp_bytes: u64,
+    /// Bytes of `snapshot.json` (Y of §5.5.1), also if the timestamp signs a larger length.
+    pub snapshot_bytes: u64,
+    /// Bytes of one targets metadata file (Z of §5.6.1), also if the snapshot signs a larger length.
+    pub targets_bytes: u64,
+    /// Delegated roles visited in one search (§5.6.7.1).
+    pub delegated_roles: usize,
+    /// Delegations between the top-level targets role and the one that names the target.
+    pub delegation_depth: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            root_bytes: 256 * 1024,
+            roots: 256,
+            timestamp_bytes: 16 * 1024,
+            snapshot_bytes: 1024 * 1024,
+            targets_bytes: 4 * 1024 * 1024,
+            delegated_roles: 32,
+            delegation_depth: 8,
+        }
+    }
+}
+
+/// What the workflow wants next. File names are one level each: safe in a path, a URL and a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action<'a> {
+    /// Read a file of our own storage. Answer with its bytes or [`Answer::Absent`].
+    Load {
+        /// Name in storage, without a version.
+        file: String,
+    },
+    /// Get a file from the repository, at most so many bytes. Answer with its bytes or [`Answer::Absent`].
+    Fetch {
+        /// Name in the repository.
+        file: String,
+        /// Refuse to buffer more.
+        max_bytes: u64,
+    },
+    /// Put verified metadata into storage, durably, before answering [`Answer::Done`].
+    Persist {
+        /// Name in storage, without a version.
+        file: String,
+        /// The whole file.
+        bytes: &'a [u8],
+    },
+    /// Remove a file from storage if it is there, durably, before answering [`Answer::Done`].
+    Remove {
+        /// Name in storage.
+        file: String,
+    },
+}
+
+/// The answer to an [`Action`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// The bytes of the file.
+    Bytes(Vec<u8>),
+    /// There is no such file.
+    Absent,
+    /// It is written, or removed.
+    Done,
+}
+
+/// A step further: what goes on, or what came out.
+#[derive(Debug)]
+#[must_use]
+pub enum Progress<S, T> {
+    /// There is another action.
+    Continue(S),
+    /// The end.
+    Done(T),
+}
+
+/// A file of a role whose version the referring metadata names.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) file: String,
+    pub(crate) max_bytes: u64,
+}
+
+impl Wanted {
+    /// §5.5.1, §5.6.1: file name with the version under consistent snapshots; the signed length, or our own limit.
+    pub(crate) fn new(
+        root: &Root,
+        role: &str,
+        listed: &MetaFile,
+        limit: u64,
+    ) -> Result<Self, Error> {
+        let file = match root.consistent_snapshot {
+            true => format!("{}.{}", listed.version, metadata_file(role)),
+            false => metadata_file(role),
+        };
+        match listed.length {
+            Some(length) if length > limit => Err(Error::TooLong { file, limit }),
+            length => Ok(Self { file, max_bytes: length.unwrap_or(limit) }),
+        }
+    }
+
+    pub(crate) fn action(&self) -> Action<'static> {
+        Action::Fetch { file: self.file.clone(), max_bytes: self.max_bytes }
+    }
+
+    /// What came, if it is there and not too long.
+    pub(crate) fn take(self, answer: Answer) -> Result<Vec<u8>, Error> {
+        match answer {
+            Answer::Bytes(bytes) if bytes.len() as u64 > self.max_bytes => {
+                Err(Error::TooLong { file: self.file, limit: self.max_bytes })
+            }
+            Answer::Bytes(bytes) => Ok(bytes),
+            Answer::Absent => Err(Error::Absent { file: self.file }),
+            Answer::Done => Err(out_of_turn("fetch", &answer)),
+        }
+    }
+}
+
+#[derive(Debug)]
+enum State {
+    FetchRoot,
+    PersistRoot,
+    RemoveTimestamp,
+    RemoveSnapshot,
+    LoadTimestamp,
+    FetchTimestamp(Option<Remembered<Timestamp>>),
+    PersistTimestamp(Verified<Timestamp>),
+    LoadSnapshot(Verified<Timestamp>),
+    FetchSnapshot(Verified<Timestamp>, Option<Remembered<Snapshot>>, Wanted),
+    PersistSnapshot(Verified<Timestamp>, Verified<Snapshot>),
+    LoadTargets(Verified<Timestamp>, Verified<Snapshot>),
+    FetchTargets(Verified<Timestamp>, Verified<Snapshot>, Wanted),
+    PersistTargets(Verified<Timestamp>, Verified<Snapshot>, Verified<Targets>),
+}
+
+/// One update cycle of the top-level roles.
+///
+/// ```no_run
+/// # use ocelli_tuf::{Action, Answer, DateTime, Error, Limits, Progress, Refresh, Trusted};
+/// # fn read(_: &str) -> Answer { Answer::Absent }
+/// # fn get(_: &str, _: u64) -> Answer { Answer::Absent }
+/// # fn write(_: &str, _: &[u8]) -> Answer { Answer::Done }
+/// # fn remove(_: &str) -> Answer { Answer::Done }
+/// fn refresh(root: &[u8], now: DateTime) -> Result<Trusted, Error> {
+///     let mut refresh = Refresh::start(root, now, Limits::default())?;
+///     loop {
+///         let answer = match refresh.action() {
+///             Action::Load { file } => read(&file),
+///             Action::Fetch { file, max_bytes } => get(&file, max_bytes),
+///             Action::Persist { file, bytes } => write(&file, bytes),
+///             Action::Remove { file } => remove(&file),
+///         };
+///         refresh = match refresh.answer(answer)? {
+///             Progress::Continue(refresh) => refresh,
+///             Progress::Done(trusted) => return Ok(trusted),
+///         };
+///     }
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Refresh {
+    now: DateTime,
+    limits: Limits,
+    root: Verified<Root>,
+    roots: u32,
+    rotated: bool,
+    state: State,
+}
+
+/// The top-level metadata after a whole update cycle: all verified, all current at its start time.
+#[derive(Debug, Clone)]
+pub struct Trusted {
+    pub(crate) now: DateTime,
+    pub(crate) limits: Limits,
+    root: Verified<Root>,
+    timestamp: Verified<Timestamp>,
+    snapshot: Verified<Snapshot>,
+    targets: Verified<Targets>,
+}
+
+impl Trusted {
+    /// The trusted root.
+    #[must_use]
+    pub fn root(&self) -> &Verified<Root> {
+        &self.root
+    }
+
+    /// The trusted timestamp.
+    #[must_use]
+    pub fn timestamp(&self) -> &Verified<Timestamp> {
+        &self.timestamp
+    }
+
+    /// The trusted snapshot.
+    #[must_use]
+    pub fn snapshot(&self) -> &Verified<Snapshot> {
+        &self.snapshot
+    }
+
+    /// The trusted top-level targets.
+    #[must_use]
+    pub fn targets(&self) -> &Verified<Targets> {
+        &self.targets
+    }
+}
+
+impl Refresh {
+    /// Begins a cycle with the stored `root.json` (the first one came with the device).
+    ///
+    /// # Errors
+    /// The root is malformed or not signed by itself.
+    pub fn start(root: &[u8], now: DateTime, limits: Limits) -> Result<Self, Error> {
+        // TUF 1.0.34 §5.1: `now` stays the same for the whole cycle
+        // TUF 1.0.34 §5.2: the trusted root; whether it expired does not matter yet
+        let root = check::trusted_root(root)?;
+        Ok(Self { now, limits, root, roots: 0, rotated: false, state: State::FetchRoot })
+    }
+
+    /// What to do next.
+    #[must_use]
+    pub fn action(&self) -> Action<'_> {
+        let load = |file: &str| Action::Load { file: file.to_owned() };
+        let remove = |file: &str| Action::Remove { file: file.to_owned() };
+        match &self.state {
+            State::FetchRoot => self.wanted_root().action(),
+            // TUF 1.0.34 §5.3.8
+            State::PersistRoot => persist("root.json", &self.root),
+            // TUF 1.0.34 §5.3.11
+            State::RemoveTimestamp => remove("timestamp.json"),
+            State::RemoveSnapshot => remove("snapshot.json"),
+            State::LoadTimestamp => load("timestamp.json"),
+            State::FetchTimestamp(_) => self.wanted_timestamp().action(),
+            // TUF 1.0.34 §5.4.5
+            State::PersistTimestamp(timestamp) => persist("timestamp.json", timestamp),
+            State::LoadSnapshot(_) => load("snapshot.json"),
+            State::FetchSnapshot(_, _, wanted) | State::FetchTargets(_, _, wanted) => {
+                wanted.action()
+            }
+            // TUF 1.0.34 §5.5.7
+            State::PersistSnapshot(_, snapshot) => persist("snapshot.json", snapshot),
+            State::LoadTargets(..) => load("targets.json"),
+            // TUF 1.0.34 §5.6.6
+            State::PersistTargets(_, _, targets) => persist("targets.json", targets),
+        }
+    }
+
+    /// Takes the answer to [`Self::action`].
+    ///
+    /// # Errors
+    /// The cycle is over, for the reason given. Begin a new one later, with the root stored last.
+    pub fn answer(mut self, answer: Answer) -> Result<Progress<Self, Trusted>, Error> {
+        self.state = match std::mem::replace(&mut self.state, State::FetchRoot) {
+            State::FetchRoot => self.root_came(answer)?,
+            State::PersistRoot => {
+                done("persist", &answer)?;
+                self.roots += 1;
+                // TUF 1.0.34 §5.3.9, and the number Y of §5.3.3
+                if self.roots < self.limits.roots { State::FetchRoot } else { self.roots_end()? }
+            }
+            State::RemoveTimestamp => {
+                done("remove", &answer)?;
+                State::RemoveSnapshot
+            }
+            State::RemoveSnapshot => {
+                done("remove", &answer)?;
+                State::LoadTimestamp
+            }
+            State::LoadTimestamp => {
+                let stored = loaded(answer, self.limits.timestamp_bytes)?;
+                State::FetchTimestamp(
+                    stored.and_then(|bytes| check::remember(&self.root, "timestamp", &bytes)),
+                )
+            }
+            State::FetchTimestamp(remembered) => {
+                let bytes = self.wanted_timestamp().take(answer)?;
+                match check::timestamp(&self.root, remembered, &bytes, self.now)? {
+                    CheckedTimestamp::Newer(timestamp) => State::PersistTimestamp(timestamp),
+                    CheckedTimestamp::Same(timestamp) => State::LoadSnapshot(timestamp),
+                }
+            }
+            State::PersistTimestamp(timestamp) => {
+                done("persist", &answer)?;
+                State::LoadSnapshot(timestamp)
+            }
+            State::LoadSnapshot(timestamp) => self.snapshot_loaded(timestamp, answer)?,
+            State::FetchSnapshot(timestamp, remembered, wanted) => {
+                let bytes = wanted.take(answer)?;
+                let floor = remembered.as_ref();
+                let snapshot = check::snapshot(&self.root, &timestamp, floor, &bytes, self.now)?;
+                State::PersistSnapshot(timestamp, snapshot)
+            }
+            State::PersistSnapshot(timestamp, snapshot) => {
+                done("persist", &answer)?;
+                State::LoadTargets(timestamp, snapshot)
+            }
+            State::LoadTargets(timestamp, snapshot) => {
+                return self.targets_loaded(timestamp, snapshot, answer);
+            }
+            State::FetchTargets(timestamp, snapshot, wanted) => {
+                let targets = self.check_targets(&snapshot, &wanted.take(answer)?)?;
+                State::PersistTargets(timestamp, snapshot, targets)
+            }
+            State::PersistTargets(timestamp, snapshot, targets) => {
+                done("persist", &answer)?;
+                return Ok(Progress::Done(self.trusted(timestamp, snapshot, targets)));
+            }
+        };
+        Ok(Progress::Continue(self))
+    }
+
+    fn wanted_root(&self) -> Wanted {
+        // TUF 1.0.34 §5.3.2 and §5.3.3: version N+1, up to W bytes
+        let next = self.root.version.get().saturating_add(1);
+        Wanted { file: format!("{next}.root.json"), max_bytes: self.limits.root_bytes }
+    }
+
+    fn wanted_timestamp(&self) -> Wanted {
+        // TUF 1.0.34 §5.4.1: up to X bytes, never versioned
+        Wanted { file: "timestamp.json".to_owned(), max_bytes: self.limits.timestamp_bytes }
+    }
+
+    fn root_came(&mut self, answer: Answer) -> Result<State, Error> {
+        if answer == Answer::Absent {
+            return self.roots_end();
+        }
+        let root = check::next_root(&self.root, &self.wanted_root().take(answer)?)?;
+        for role in ["timestamp", "snapshot"] {
+            self.rotated |= check::is_rotated(&self.root, &root, role);
+        }
+        // TUF 1.0.34 §5.3.6: its expiry does not matter yet; §5.3.7: it is the trusted root from here on
+        self.root = root;
+        Ok(State::PersistRoot)
+    }
+
+    fn roots_end(&self) -> Result<State, Error> {
+        // TUF 1.0.34 §5.3.10: freeze
+        check::not_expired(&*self.root, "root.json", self.now)?;
+        // TUF 1.0.34 §5.3.11: recovery from a fast-forward attack
+        // TUF 1.0.34 §5.3.12: `Wanted::new` reads consistent_snapshot from this root
+        Ok(if self.rotated { State::RemoveTimestamp } else { State::LoadTimestamp })
+    }
+
+    fn snapshot_loaded(
+        &self,
+        timestamp: Verified<Timestamp>,
+        answer: Answer,
+    ) -> Result<State, Error> {
+        let limit = self.limits.snapshot_bytes;
+        let stored = loaded(answer, limit)?;
+        let root = &self.root;
+        if let Some(bytes) = &stored
+            && let Ok(snapshot) = check::snapshot(root, &timestamp, None, bytes, self.now)
+        {
+            return Ok(State::LoadTargets(timestamp, snapshot));
+        }
+        let remembered = stored.and_then(|bytes| check::remember(root, "snapshot", &bytes));
+        let wanted = Wanted::new(root, "snapshot", timestamp.snapshot(), limit)?;
+        Ok(State::FetchSnapshot(timestamp, remembered, wanted))
+    }
+
+    fn targets_loaded(
+        mut self,
+        timestamp: Verified<Timestamp>,
+        snapshot: Verified<Snapshot>,
+        answer: Answer,
+    ) -> Result<Progress<Self, Trusted>, Error> {
+        let limit = self.limits.targets_bytes;
+        if let Some(bytes) = loaded(answer, limit)?
+            && let Ok(targets) = self.check_targets(&snapshot, &bytes)
+        {
+            return Ok(Progress::Done(self.trusted(timestamp, snapshot, targets)));
+        }
+        let wanted = Wanted::new(&self.root, "targets", listed(&snapshot, "targets")?, limit)?;
+        self.state = State::FetchTargets(timestamp, snapshot, wanted);
+        Ok(Progress::Continue(self))
+    }
+
+    fn check_targets(&self, snapshot: &Snapshot, bytes: &[u8]) -> Result<Verified<Targets>, Error> {
+        let authority = Authority::of_root(&self.root, "targets").expect("validate demands it");
+        check::targets(authority, listed(snapshot, "targets")?, bytes, self.now)
+    }
+
+    fn trusted(
+        &self,
+        timestamp: Verified<Timestamp>,
+        snapshot: Verified<Snapshot>,
+        targets: Verified<Targets>,
+    ) -> Trusted {
+        let (now, limits, root) = (self.now, self.limits, self.root.clone());
+        Trusted { now, limits, root, timestamp, snapshot, targets }
+    }
+}
+
+/// The snapshot's entry of a targets role.
+pub(crate) fn listed<'a>(snapshot: &'a Snapshot, role: &str) -> Result<&'a MetaFile, Error> {
+    let file = format!("{role}.json");
+    snapshot.meta.get(&file).ok_or(Error::NotInSnapshot { file })
+}
+
+pub(crate) fn persist<'a, T>(file: &str, verified: &'a Verified<T>) -> Action<'a> {
+    Action::Persist { file: file.to_owned(), bytes: verified.bytes() }
+}
+
+pub(crate) fn done(action: &'static str, answer: &Answer) -> Result<(), Error> {
+    match answer {
+        Answer::Done => Ok(()),
+        _ => Err(out_of_turn(action, answer)),
+    }
+}
+
+/// A stored file; one that is too long is as good as none.
+pub(crate) fn loaded(answer: Answer, limit: u64) -> Result<Option<Vec<u8>>, Error> {
+    match answer {
+        Answer::Bytes(bytes) => Ok(Some(bytes).filter(|bytes| bytes.len() as u64 <= limit)),
+        Answer::Absent => Ok(None),
+        Answer::Done => Err(out_of_turn("load", &answer)),
+    }
+}
+
+fn out_of_turn(action: &'static str, answer: &Answer) -> Error {
+    let answer = match answer {
+        Answer::Bytes(_) => "bytes",
+        Answer::Absent => "absent",
+        Answer::Done => "done",
+    };
+    Error::OutOfTurn { action, answer }
+}
