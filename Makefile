@@ -29,3 +29,7 @@ demo: ## Broker, agent and receiver on this machine: real pictures, real model, 
 	tests/setup.sh build
 	cargo build --locked --workspace --bins
 	"$${CARGO_TARGET_DIR:-target}/debug/ocelctl" demo
+
+.PHONY: test-tuf
+test-tuf: ## Run the public TUF conformance suite: TUF_CONFORMANCE=CHECKOUT (needs python3, faketime and the network)
+	crates/tuf/conformance.sh

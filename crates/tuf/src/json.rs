@@ -239,7 +239,7 @@ mod tests {
             ("1e3", "floating point"),
             ("18446744073709551616", "floating point"),
             (r#"{"a":1} {"a":2}"#, "trailing"),
-            (r#""\ud800""#, "surrogate"),
+            (r#""\ud800""#, "hex escape"),
             (&deep, "recursion"),
             ("\u{feff}{}", "expected value"),
         ];
