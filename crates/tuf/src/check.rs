@@ -78,22 +78,21 @@ pub fn verify_threshold(
     message: &[u8],
     signatures: &[Signature],
 ) -> Result<(), Error> {
-    let mut ids = BTreeSet::new();
-    let mut keys = BTreeSet::new();
+    let mut signers = BTreeSet::new();
     for Signature { keyid, sig } in signatures {
-        if !authority.allowed.keyids.contains(keyid) || ids.contains(keyid) {
+        if !authority.allowed.keyids.contains(keyid) {
             continue;
         }
         // TUF 1.0.34 §4.3: clients MUST calculate each KEYID; a key under a false one never counts
         let key = authority.keys.get(keyid).filter(|key| key.id() == *keyid);
         let Some(verifier) = key.and_then(Key::verifier) else { continue };
         if verifier.verify(message, sig) {
-            // TUF 1.0.34 §5.3.4: each KEY MUST only contribute one SIGNATURE, under whatever ids it is listed
-            ids.insert(keyid);
-            keys.insert(verifier.into_material());
+            // TUF 1.0.34 §5.3.4: each KEY MUST only contribute one SIGNATURE. An id names one key, so counting keys also
+            // counts each id once; and a key listed under two ids is still one key.
+            signers.insert(verifier.into_material());
         }
     }
-    let (needed, valid) = (authority.allowed.threshold.get(), keys.len() as u64);
+    let (needed, valid) = (authority.allowed.threshold.get(), signers.len() as u64);
     if valid >= needed {
         Ok(())
     } else {

@@ -112,7 +112,7 @@ pub enum Error {
         /// The limit, as text.
         limit: String,
     },
-    /// A path that could escape the folder it is put in, or a pattern or role name that is no valid one.
+    /// A path that could escape the folder it is put in.
     #[error("\"{path}\" is no safe target path: {reason}")]
     UnsafePath {
         /// The path as given.

@@ -4,6 +4,7 @@
 //! the top-level roles, [`Search`] finds a target through the delegations, [`Target`] says what its bytes must be. What is
 //! stored or fetched, and how, is the caller's business. Deviations from the specification are marked `Off-spec`.
 
+mod action;
 mod check;
 mod digest;
 mod error;
@@ -18,12 +19,13 @@ mod search;
 mod spki;
 mod time;
 
+pub use action::{Action, Answer, Limits, Progress};
 pub use check::{Authority, Verified, verify_threshold};
 pub use digest::{FileCheck, Hashes};
 pub use error::Error;
 pub use json::Json;
 pub use key::{Key, KeyId, Signature};
 pub use path::{TargetPath, metadata_file};
-pub use refresh::{Action, Answer, Limits, Progress, Refresh, Trusted};
+pub use refresh::{Refresh, Trusted};
 pub use search::{Search, Target};
 pub use time::{DateTime, InvalidDateTime};

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::Error;
+use crate::action::{Action, Answer, Progress, Wanted, done, listed, loaded, persist};
 use crate::check::{self, Authority, Verified};
 use crate::digest::{FileCheck, Hashes};
 use crate::json::Json;
 use crate::key::{Key, KeyId};
 use crate::path::{TargetPath, metadata_file};
-use crate::refresh::{Action, Answer, Progress, Trusted, Wanted, done, listed, loaded, persist};
+use crate::refresh::Trusted;
 use crate::schema::{DelegatedRole, TargetFile, Targets};
 
 /// A target file that a trusted role names, with all a client needs to get and to check it.
@@ -225,6 +226,7 @@ fn next(
         if visited.contains(&delegation.role.name) {
             continue;
         }
+        // Off-spec: §5.6.7.1 goes on as if there were no such target; we say that a limit was met, which also ends the search
         let limits = &trusted.limits;
         if visited.len() >= limits.delegated_roles {
             return limit_met(format!("{} roles", limits.delegated_roles));

@@ -1,6 +1,7 @@
 //! Who counts towards a threshold (§4.2.1, §4.3, §5.3.4).
 
 use ocelli_tuf::schema::Root;
+use ocelli_tuf::{Authority, Json, verify_threshold};
 
 use crate::support::{STRANGER, TARGETS, TIMESTAMP, World, key};
 use crate::{bare, replace, threshold};
@@ -83,4 +84,24 @@ fn a_bad_signature_beside_a_good_one_is_ignored() {
         replace(&mut world, "timestamp.json", &sig, bad);
         assert!(world.refresh().is_ok(), "{bad:?}");
     }
+}
+
+// §5.3.4: the rule itself, also for a list of signatures that no document may have (§4.2.1)
+#[test]
+fn a_signature_given_again_counts_once() {
+    let mut world = World::updated();
+    let root = world.root.amend();
+    root.allow("targets", key(41).public());
+    root.set_threshold("targets", 2);
+    let authority = Authority::of_root(root, "targets").unwrap();
+    let message = Json::parse(&serde_json::to_vec(world.targets["targets"].signed()).unwrap())
+        .unwrap()
+        .canonical();
+    let first = world.targets["targets"].signatures()[0].clone();
+    let thrice = [first.clone(), first.clone(), first.clone()];
+    assert_eq!(verify_threshold(authority, &message, &thrice), Err(threshold("targets", 2, 1)));
+    world.targets.get_mut("targets").unwrap().sign(&key(41));
+    let both = world.targets["targets"].signatures();
+    assert_eq!(verify_threshold(authority, &message, both), Ok(()));
+    assert_eq!(verify_threshold(authority, b"{}", both), Err(threshold("targets", 2, 0)));
 }
