@@ -52,6 +52,8 @@ fn hostile_documents_are_refused() {
 }
 
 proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(128))]
+
     // No byte of signed metadata can change without notice (a change in white space is none).
     #[test]
     fn a_flipped_bit_is_never_accepted_as_other_metadata(at: proptest::sample::Index, bit in 0..8u32) {
@@ -62,6 +64,35 @@ proptest::proptest! {
         bytes[index] ^= 1 << bit;
         if let Ok(trusted) = world.refresh() {
             proptest::prop_assert_eq!(&**trusted.timestamp(), world.timestamp.signed());
+        }
+    }
+
+    // Whatever comes, there is an answer; and what is trusted afterwards is what an honest repository published.
+    #[test]
+    fn garbled_files_neither_panic_nor_change_what_is_trusted(
+        file in proptest::sample::select(vec!["2.root.json", "timestamp.json", "2.snapshot.json", "2.targets.json"]),
+        at: proptest::sample::Index,
+        cut in 0..40usize,
+        filler in "[\\[\\]{}\",:0-9a-z\\\\-]{0,20}",
+    ) {
+        let mut world = World::updated();
+        world.next_root(|_| {});
+        world.next_targets("targets", |_| {});
+        world.publish();
+        let mut honest = World::updated();
+        honest.served = world.served.clone();
+        honest.refresh().unwrap();
+        let bytes = world.served.get_mut(file).unwrap();
+        let from = at.index(bytes.len());
+        let to = bytes.len().min(from + cut);
+        bytes.splice(from..to, filler.bytes());
+        if world.refresh().is_ok() {
+            let signed = |world: &World, file: &str| {
+                ocelli_tuf::Json::parse(&world.stored[file]).unwrap().get("signed").cloned()
+            };
+            for file in ["root.json", "timestamp.json", "snapshot.json", "targets.json"] {
+                proptest::prop_assert_eq!(signed(&world, file), signed(&honest, file));
+            }
         }
     }
 }
