@@ -2,9 +2,9 @@
 
 mod support;
 
-use ocelli_tuf::schema::Snapshot;
+use ocelli_tuf::schema::{MetaFile, Snapshot};
 use ocelli_tuf::{Answer, Error, Limits, Progress, Refresh};
-use support::{ROOT, SNAPSHOT, TIMESTAMP, World, key, version};
+use support::{ROOT, SNAPSHOT, STRANGER, TIMESTAMP, World, key, version};
 
 #[test]
 fn the_first_update_follows_the_order_of_the_specification() {
@@ -186,7 +186,7 @@ fn without_consistent_snapshots_names_have_no_version() {
 #[test]
 fn a_changed_timestamp_of_the_same_version_is_not_taken() {
     let mut world = World::updated();
-    world.timestamp.amend().set_snapshot(ocelli_tuf::schema::MetaFile {
+    world.timestamp.amend().set_snapshot(MetaFile {
         version: version(100),
         length: None,
         hashes: None,
@@ -257,4 +257,23 @@ fn unknown_fields_are_signed_kept_and_readable() {
     });
     let trusted = world.refresh().unwrap();
     assert_eq!(trusted.snapshot().extra.get("x-ocelli-issued"), Some(&issued));
+}
+
+// What a power cut between §5.3.8 and §5.3.11 leaves: metadata of keys that are out of service sets no floor
+#[test]
+fn stored_metadata_that_the_current_keys_did_not_sign_is_ignored() {
+    let mut forged = World::updated();
+    for role in ["timestamp", "snapshot"] {
+        forged.signers.insert(role.into(), vec![STRANGER]);
+    }
+    forged.publish_with(|snapshot| snapshot.list("targets", MetaFile::of(version(90), b"")));
+    forged.next_timestamp(|timestamp| timestamp.version = version(90));
+    for (file, name) in [("timestamp.json", "timestamp.json"), ("snapshot.json", "2.snapshot.json")]
+    {
+        let mut world = World::updated();
+        world.stored.insert(file.into(), forged.served[name].clone());
+        world.next_targets("targets", |_| {});
+        world.publish();
+        assert_eq!(world.refresh().map(|trusted| trusted.targets().version), Ok(version(2)));
+    }
 }
