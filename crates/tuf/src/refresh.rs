@@ -1,6 +1,8 @@
 //! The client workflow for the top-level roles (§5.1 to §5.6.6) as a state machine. It does no I/O: it says what it
 //! wants ([`Action`]) and takes what came ([`Answer`]). An error ends the cycle; what was persisted before it stays trusted.
 
+use std::sync::Arc;
+
 use crate::action::{Action, Answer, Limits, Progress, Wanted, done, listed, loaded, persist};
 use crate::check::{self, Authority, CheckedTimestamp, Remembered, Verified};
 use crate::schema::{Root, Snapshot, Targets, Timestamp};
@@ -58,14 +60,15 @@ pub struct Refresh {
 }
 
 /// The top-level metadata after a whole update cycle: all verified, all current at its start time.
+/// Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Trusted {
     pub(crate) now: DateTime,
     pub(crate) limits: Limits,
-    root: Verified<Root>,
-    timestamp: Verified<Timestamp>,
-    snapshot: Verified<Snapshot>,
-    targets: Verified<Targets>,
+    root: Arc<Verified<Root>>,
+    timestamp: Arc<Verified<Timestamp>>,
+    snapshot: Arc<Verified<Snapshot>>,
+    targets: Arc<Verified<Targets>>,
 }
 
 impl Trusted {
@@ -276,7 +279,13 @@ impl Refresh {
         snapshot: Verified<Snapshot>,
         targets: Verified<Targets>,
     ) -> Trusted {
-        let (now, limits, root) = (self.now, self.limits, self.root.clone());
-        Trusted { now, limits, root, timestamp, snapshot, targets }
+        Trusted {
+            now: self.now,
+            limits: self.limits,
+            root: Arc::new(self.root.clone()),
+            timestamp: Arc::new(timestamp),
+            snapshot: Arc::new(snapshot),
+            targets: Arc::new(targets),
+        }
     }
 }

@@ -112,8 +112,8 @@ enum State {
 /// A search in progress. Each one verifies what it visits against the delegation it came by: nothing is inherited
 /// from another search or from another path to the same role.
 #[derive(Debug)]
-pub struct Search<'t> {
-    trusted: &'t Trusted,
+pub struct Search {
+    trusted: Trusted,
     path: TargetPath,
     open: Vec<Delegation>,
     visited: BTreeSet<String>,
@@ -121,12 +121,12 @@ pub struct Search<'t> {
     state: State,
 }
 
-impl<'t> Search<'t> {
+impl Search {
     /// Begins with the top-level targets role, which needs no action.
     ///
     /// # Errors
     /// [`Error::NoSuchTarget`], or what is wrong with the first delegation.
-    pub fn start(trusted: &'t Trusted, path: &TargetPath) -> Result<Progress<Self, Target>, Error> {
+    pub fn start(trusted: &Trusted, path: &TargetPath) -> Result<Progress<Self, Target>, Error> {
         // TUF 1.0.34 §5.6.7: pre-order, depth first, from the top-level targets role
         if let Some(file) = trusted.targets().targets.get(path.as_str()) {
             return Target::new(trusted, path, "targets", file).map(Progress::Done);
@@ -134,7 +134,7 @@ impl<'t> Search<'t> {
         let (mut open, mut visited) = (Vec::new(), BTreeSet::new());
         open_delegations(&mut open, trusted.targets(), path, 1);
         let current = next(trusted, path, &mut open, &mut visited)?;
-        let path = path.clone();
+        let (trusted, path) = (trusted.clone(), path.clone());
         Ok(Progress::Continue(Self { trusted, path, open, visited, current, state: State::Load }))
     }
 
@@ -182,10 +182,10 @@ impl<'t> Search<'t> {
     fn visit(mut self, targets: &Targets) -> Result<Progress<Self, Target>, Error> {
         if let Some(file) = targets.targets.get(self.path.as_str()) {
             let role = &self.current.role.name;
-            return Target::new(self.trusted, &self.path, role, file).map(Progress::Done);
+            return Target::new(&self.trusted, &self.path, role, file).map(Progress::Done);
         }
         open_delegations(&mut self.open, targets, &self.path, self.current.depth + 1);
-        self.current = next(self.trusted, &self.path, &mut self.open, &mut self.visited)?;
+        self.current = next(&self.trusted, &self.path, &mut self.open, &mut self.visited)?;
         Ok(Progress::Continue(self))
     }
 }
