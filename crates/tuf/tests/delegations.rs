@@ -171,7 +171,7 @@ fn hash_prefixes_divide_paths_into_bins() {
 #[test]
 fn attacks_through_delegations() {
     type Attack = fn(&mut World);
-    let cases: [(&str, Attack, Error); 9] = [
+    let cases: [(&str, Attack, Error); 10] = [
         (
             "§4.5 a role speaks for a path it was not given",
             |world| world.add_target("team", "other/file", b"evil"),
@@ -240,6 +240,19 @@ fn attacks_through_delegations() {
             Error::Format {
                 file: "targets.json".into(),
                 reason: "a delegated role has the name of a top-level role".into(),
+            },
+        ),
+        (
+            "§4.5 both patterns and hash prefixes",
+            |world| {
+                world.next_targets("targets", |targets| {
+                    let roles = &mut targets.delegations.as_mut().unwrap().roles;
+                    roles[0].path_hash_prefixes = Some(vec![String::new()]);
+                });
+            },
+            Error::Format {
+                file: "targets.json".into(),
+                reason: "role team has both paths and path_hash_prefixes".into(),
             },
         ),
         (
