@@ -209,6 +209,16 @@ fn broken_stored_metadata_is_fetched_again() {
     }
 }
 
+// Also our own storage has a cap; what is beyond it is fetched again
+#[test]
+fn stored_metadata_that_is_too_long_is_fetched_again() {
+    let mut world = World::updated();
+    let good = world.stored["timestamp.json"].clone();
+    world.stored.get_mut("timestamp.json").unwrap().resize(20_000, b' ');
+    world.refresh().unwrap();
+    assert_eq!(world.stored["timestamp.json"], good);
+}
+
 #[test]
 fn after_a_power_cut_at_any_write_the_next_update_succeeds() {
     let prepare = || {
