@@ -351,6 +351,17 @@ fn a_killed_agent_is_told_offline_by_the_broker() {
 }
 
 #[test]
+fn an_agent_whose_terminal_goes_away_ends_in_order() {
+    let broker = Broker::start();
+    let mut agent = broker.agent(&pictures());
+    let online = broker.presence(Presence::Online);
+    broker.wait("result", result_of);
+    agent.signal("-HUP");
+    assert!(agent.end().success(), "ended by the signal itself: results in memory were lost");
+    assert_eq!(broker.presence(Presence::Offline).boot_id, online.boot_id);
+}
+
+#[test]
 fn an_agent_whose_camera_is_away_lives_and_says_so() {
     let broker = Broker::start();
     let absent = broker.folder.path().join("absent");

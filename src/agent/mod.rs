@@ -65,7 +65,7 @@ pub enum AgentError {
     Interrupted,
 }
 
-/// Runs the agent until SIGTERM or SIGINT. Results go to the broker, or as JSON lines to `out` when there is none.
+/// Runs the agent until SIGTERM, SIGINT or SIGHUP. Results go to the broker, or as JSON lines to `out` when there is none.
 ///
 /// # Errors
 /// [`AgentError`]: at the start for a model, board or store that cannot be used; later when a new start is the cure.

@@ -1,4 +1,4 @@
-//! Requests to end: SIGTERM and SIGINT.
+//! Requests to end: SIGTERM, SIGINT, and SIGHUP of a terminal that went away.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -7,6 +7,7 @@ use crate::agent::AgentError;
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -15,6 +16,7 @@ impl Signals {
         Ok(Self {
             terminate: watch(SignalKind::terminate())?,
             interrupt: watch(SignalKind::interrupt())?,
+            hangup: watch(SignalKind::hangup())?,
         })
     }
 
@@ -23,6 +25,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            _ = self.hangup.recv() => {}
         }
     }
 }
