@@ -362,6 +362,27 @@ fn an_agent_whose_terminal_goes_away_ends_in_order() {
 }
 
 #[test]
+fn a_retained_message_that_is_too_large_stops_no_results() {
+    let broker = Broker::start();
+    let large = broker.folder.path().join("large");
+    std::fs::write(&large, vec![b'x'; mqtt::MAX_INCOMING_BYTES + 1024]).unwrap();
+    let published = Command::new("mosquitto_pub")
+        .args(["-h", "127.0.0.1", "-p", &broker.port.to_string(), "-q", "1", "-r"])
+        .args(["-t", "ocelli/device/dock-3/cmd/ping", "-f", large.to_str().unwrap()])
+        .status();
+    assert!(published.unwrap().success());
+    let mut agent = broker.agent(&pictures());
+    let health = broker.wait("steady connection", |message| {
+        let health = (message.topic == "ocelli/device/dock-3/health")
+            .then(|| serde_json::from_slice::<Health>(&message.payload).unwrap());
+        health.filter(|health| health.uptime_s >= 8)
+    });
+    assert_eq!((health.broker.connected, health.broker.sessions), (true, 2), "{health:?}");
+    agent.signal("-TERM");
+    assert!(agent.end().success());
+}
+
+#[test]
 fn an_agent_whose_camera_is_away_lives_and_says_so() {
     let broker = Broker::start();
     let absent = broker.folder.path().join("absent");

@@ -30,6 +30,8 @@ const REQUESTS: usize = 128;
 const IN_FLIGHT: u16 = 256;
 /// The same trouble is logged again after this time.
 const REPEAT_LOG: Duration = Duration::from_secs(600);
+/// Time without subscriptions after a message that was too large: a retained one would come again with each of them.
+const DEAF: Duration = Duration::from_secs(60);
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -41,8 +43,15 @@ pub fn start(settings: Settings, clock: Arc<dyn Clock>) -> (Port, impl Future<Ou
 
 async fn run(settings: Settings, clock: Arc<dyn Clock>, wire: Wire) {
     let backoff = Backoff::new(settings.backoff);
-    let mut connection =
-        Connection { settings, clock, wire, filters: BTreeSet::new(), session: 0, logged: None };
+    let mut connection = Connection {
+        settings,
+        clock,
+        wire,
+        filters: BTreeSet::new(),
+        session: 0,
+        logged: None,
+        deaf_until: None,
+    };
     connection.keep(backoff).await;
 }
 
@@ -53,6 +62,8 @@ struct Connection {
     filters: BTreeSet<String>,
     session: Session,
     logged: Option<(RefusalKind, Instant)>,
+    /// Nothing is subscribed to before; what the agent sends goes out all the same.
+    deaf_until: Option<Instant>,
 }
 
 /// How a session ended.
@@ -71,6 +82,9 @@ impl Connection {
                 Err(refusal) => End::Broken { refusal, lasted: Duration::ZERO },
             };
             let End::Broken { refusal, lasted } = end else { return };
+            if refusal.kind == RefusalKind::MessageTooLarge {
+                self.deaf_until = Some(self.clock.now() + DEAF);
+            }
             let wait = backoff.after(lasted, random());
             self.log(&refusal, wait);
             if self.wire.incoming.send(Incoming::Disconnected(refusal)).await.is_err() {
@@ -182,7 +196,9 @@ impl Connection {
                             self.session += 1;
                             self.logged = None;
                             log::info!("mqtt: connected to {}:{}", self.settings.host, self.settings.port);
-                            live.asked.extend(self.filters.iter().cloned());
+                            if self.deaf_until.is_none() {
+                                live.asked.extend(self.filters.iter().cloned());
+                            }
                             if self.wire.incoming.send(Incoming::Connected(self.session)).await.is_err() {
                                 return End::Done;
                             }
@@ -196,6 +212,10 @@ impl Connection {
                         }
                     }
                 }
+                () = until(self.deaf_until), if since.is_some() && self.deaf_until.is_some() => {
+                    self.deaf_until = None;
+                    live.asked.extend(self.filters.iter().cloned());
+                }
                 request = self.wire.outgoing.recv(), if live.held.is_none() => match request {
                     None | Some(Outgoing::Disconnect) => {
                         if since.is_some() {
@@ -205,7 +225,7 @@ impl Connection {
                     }
                     Some(Outgoing::Subscribe(filter)) => {
                         self.filters.insert(filter.clone());
-                        if since.is_some() {
+                        if since.is_some() && self.deaf_until.is_none() {
                             live.asked.push_back(filter);
                         }
                     }
@@ -250,6 +270,16 @@ impl Connection {
                 format!("{host}:{port} went silent; the connection is given up"),
             ),
             ConnectionError::Io(error) => explain_io(error, host, port),
+            ConnectionError::MqttState(StateError::Deserialization(
+                rumqttc::mqttbytes::Error::PayloadSizeLimitExceeded(bytes),
+            )) if connected => (
+                RefusalKind::MessageTooLarge,
+                format!(
+                    "{host}:{port} sent a message of {bytes} bytes, at most {MAX_INCOMING_BYTES} are read; nothing \
+                     is subscribed to for {} s; remove large retained messages below this device's topics",
+                    DEAF.as_secs()
+                ),
+            ),
             other if connected => (
                 RefusalKind::Broken,
                 format!("the connection to {host}:{port} broke: {}", causes(other)),
@@ -349,6 +379,14 @@ impl Live {
             })),
             _ => None,
         }
+    }
+}
+
+/// Waits for an instant; for ever without one.
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(tokio::time::Instant::from_std(instant)).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -239,6 +239,8 @@ pub enum RefusalKind {
     ClientCertificate,
     /// No common TLS, or no TLS at all on that port.
     Tls,
+    /// A message was larger than [`MAX_INCOMING_BYTES`].
+    MessageTooLarge,
     /// The connection broke.
     Broken,
 }
