@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod detection;
+pub mod file;
 pub mod frame;
 pub mod telemetry;
 pub mod tensor;

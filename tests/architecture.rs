@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 /// Modules of `src/`, lowest first. `A` may name `B` in a path only when `B` stands before `A`.
 const TABLE: &[&str] = &[
     "clock",
+    "file",
     "telemetry",
     "frame",
     "detection",

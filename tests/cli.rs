@@ -300,6 +300,36 @@ fn a_bad_picture_is_told_and_the_others_are_looked_at() {
 }
 
 #[test]
+fn a_pipe_where_a_file_belongs_is_refused_and_not_waited_for() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let pipe = folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    let pipe = pipe.to_str().expect("UTF-8");
+    let horse = picture("horse");
+    let fixture = "tests/fixtures/tiny-classifier";
+    let cases: [&[&str]; 6] = [
+        &["check", pipe],
+        &["run", "--config", pipe],
+        &["infer", &horse, "--model", pipe],
+        &["infer", pipe, "--model", fixture],
+        &["bench", pipe],
+        &["bench", fixture, "--input", pipe],
+    ];
+    for case in cases {
+        // `timeout` ends a program that waits with 124.
+        let output = Command::new("timeout")
+            .args(["20", env!("CARGO_BIN_EXE_ocelli")])
+            .args(case)
+            .current_dir(ROOT)
+            .output()
+            .expect("timeout of coreutils");
+        let said = err(&output);
+        assert_eq!(output.status.code(), Some(1), "{case:?}: {said}");
+        assert!(said.contains(pipe) && said.contains("no regular file"), "{case:?}: {said}");
+    }
+}
+
+#[test]
 fn the_configuration_page_shows_every_key_as_the_program_prints_it() {
     let page = fs::read_to_string(Path::new(ROOT).join("docs/configuration.md")).unwrap();
     let printed = out(&ocelli(&["check", "--defaults"]));

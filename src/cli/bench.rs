@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::npy;
 use crate::clock::Clock;
+use crate::file::read_regular;
 use crate::inference::session::{LoadError, SegmentReport, SessionError};
 use crate::inference::{self, Session, SessionOptions};
 use crate::model::{Package, PackageError};
@@ -37,6 +38,8 @@ Times include the quantisation of a float input. Example:
   ocelli bench model.onnx --runs 100 --json
 ";
 
+/// Largest model or input read, bytes.
+const MAX_FILE_BYTES: u64 = 1 << 30;
 /// Longest run that we wait for.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
@@ -240,7 +243,8 @@ fn read_model(path: &Path) -> Result<Vec<u8>, BenchError> {
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, BenchError> {
-    fs::read(path).map_err(|source| BenchError::File { path: path.to_owned(), source })
+    read_regular(path, MAX_FILE_BYTES)
+        .map_err(|source| BenchError::File { path: path.to_owned(), source })
 }
 
 type Input = (TensorSpec, TensorBuffer);

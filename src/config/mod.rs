@@ -11,13 +11,13 @@ mod settings;
 mod tests;
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ocelli_protocol::Id;
 use toml::de::{DeTable, Error as TomlError};
+
+use crate::file::read_regular;
 
 pub use secret::{SecretError, read_password, readable_by_others};
 pub use section::Problem;
@@ -268,14 +268,8 @@ impl Config {
     /// [`ConfigError`] names the file, the line and the key, and what was expected.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let unreadable = |detail: String| ConfigError::Unreadable { path: path.to_owned(), detail };
-        let file = File::open(path).map_err(|error| unreadable(error.to_string()))?;
-        let mut bytes = Vec::new();
-        file.take(MAX_CONFIG_BYTES + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| unreadable(error.to_string()))?;
-        if bytes.len() as u64 > MAX_CONFIG_BYTES {
-            return Err(unreadable("larger than 256 KiB".to_owned()));
-        }
+        let bytes =
+            read_regular(path, MAX_CONFIG_BYTES).map_err(|error| unreadable(error.to_string()))?;
         let text = String::from_utf8(bytes).map_err(|_| unreadable("not UTF-8 text".to_owned()))?;
         Self::parse(&text, path)
     }

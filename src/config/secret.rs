@@ -1,8 +1,9 @@
 //! Secrets from files: the only way a secret enters the agent.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+
+use crate::file::open_regular;
 
 /// Longest password, bytes.
 const MAX_PASSWORD_BYTES: u64 = 1024;
@@ -40,7 +41,7 @@ pub fn read_password(path: &Path) -> Result<String, SecretError> {
     };
     let malformed = |detail| SecretError::Malformed { path: path.to_owned(), detail };
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(unreadable)?;
+    let file = open_regular(path).map_err(unreadable)?;
     file.take(MAX_PASSWORD_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > MAX_PASSWORD_BYTES {
         return Err(malformed("longer than 1024 bytes"));

@@ -1,6 +1,6 @@
 //! Opens a model package and packs it: the one way from files to a [`ModelSpec`].
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
 
@@ -8,6 +8,7 @@ use ocelli_protocol::manifest::{MAX_PACKAGE_BYTES, Manifest};
 
 use super::archive::Files;
 use super::{ModelSpec, PackageError, manifest};
+use crate::file::open_regular;
 
 /// A model package that passed every check, with its files in memory.
 #[derive(Debug, Clone)]
@@ -38,7 +39,7 @@ impl Package {
             let file = path.display().to_string();
             return Err(PackageError::TooLarge { file, limit: MAX_PACKAGE_BYTES });
         }
-        let file = File::open(path).map_err(unreadable)?;
+        let file = open_regular(path).map_err(unreadable)?;
         Self::read_tar(BufReader::new(file), &path.display().to_string())
     }
 

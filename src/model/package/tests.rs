@@ -439,7 +439,7 @@ fn refuses_a_path_that_is_no_package() {
     let absent = Package::open(&folder.path().join("absent")).unwrap_err();
     assert!(matches!(absent, PackageError::Read { .. }), "{absent}");
     let large = folder.path().join("large.tar");
-    File::create(&large).unwrap().set_len(MAX_PACKAGE_BYTES + 1).unwrap();
+    fs::File::create(&large).unwrap().set_len(MAX_PACKAGE_BYTES + 1).unwrap();
     let large = Package::open(&large).unwrap_err();
     assert!(matches!(large, PackageError::TooLarge { .. }), "{large}");
 }
