@@ -1,106 +1,36 @@
-//! The agent as a process of its own, with a real broker: presence, results, health, commands, orderly end, last will.
+//! The shipped binary with a real broker: presence, results, health, commands, orderly end, last will, troubles.
 //!
-//! Needs `mosquitto`, `mosquitto_sub` and `mosquitto_pub`. The agent's process is this test binary, started again with
-//! [`CHILD`] set, so that signals and exit codes are real.
+//! Needs `mosquitto`, `mosquitto_sub` and `mosquitto_pub`.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests may panic")]
+#![allow(clippy::unwrap_used, reason = "tests may panic, and so may what only they use")]
+
+mod support;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
-use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
-use std::time::{Duration, Instant};
 
-use ocelli::agent::{
-    self, DeliverySettings, ModelSettings, Settings, StreamSettings, WatchdogLimits,
-};
-use ocelli::camera::{self, Loop};
-use ocelli::clock::{Clock, SystemClock};
-use ocelli::pipeline::Gate;
-use ocelli::report::OutboxSettings;
-use ocelli::{board, mqtt, store};
-use ocelli_protocol::health::Health;
+use ocelli_protocol::health::{CameraHealth, Health};
 use ocelli_protocol::message::{Findings, FrameResult, Presence, Status};
 use ocelli_protocol::model_state::ModelState;
 use serde_json::Value;
+use support::agent::{Agent, LONG, Setup, project};
+use support::field::Field;
+use support::proxy::Mode;
+use support::{broker, free_port, now, wait_until};
 
-/// `<port> <folder of the store> <camera>` of the process that is the agent.
-const CHILD: &str = "OCELLI_TEST_AGENT";
-/// Longer than anything here takes.
-const LONG: Duration = Duration::from_secs(60);
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const OCELLI: &str = env!("CARGO_BIN_EXE_ocelli");
 
-fn settings(port: u16, folder: &str, source: &str) -> Settings {
-    let device: ocelli_protocol::Id = "dock-3".parse().unwrap();
-    let camera = camera::Settings {
-        looped: Loop::Forever,
-        fps: Some(20.0),
-        ..camera::Settings::new(source)
-    };
-    Settings {
-        streams: vec![StreamSettings { name: "front".parse().unwrap(), camera, gate: Gate::Open }],
-        model: ModelSettings {
-            path: format!("{ROOT}/tests/fixtures/tiny-classifier").into(),
-            delegates: vec![],
-            deadline: Duration::from_secs(2),
-        },
-        delivery: Some(DeliverySettings {
-            mqtt: mqtt::Settings::new(device.as_str(), "127.0.0.1", port),
-            device,
-            root: "ocelli".to_owned(),
-            outbox: OutboxSettings::default(),
-            store: store::Settings::in_dir(folder),
-            flush: Duration::from_secs(5),
-        }),
-        board: board::Settings::default(),
-        health_interval: Duration::from_secs(1),
-        watchdog: WatchdogLimits::default(),
-    }
-}
-
-/// The agent's process: does nothing unless it is started as such.
-#[test]
-fn agent_process() {
-    let Ok(told) = std::env::var(CHILD) else { return };
-    let [port, folder, camera]: [&str; 3] = told.split(' ').collect::<Vec<_>>().try_into().unwrap();
-    let settings = settings(port.parse().unwrap(), folder, camera);
-    let code = match agent::run(settings, Arc::new(SystemClock), &mut std::io::sink()) {
-        Ok(()) => 0,
-        Err(error) => {
-            eprintln!("ocelli: {error}");
-            1
-        }
-    };
-    std::process::exit(code);
+struct Message {
+    retained: bool,
+    topic: String,
+    payload: Vec<u8>,
 }
 
 /// A process that does not outlive its test.
 struct Process(Child);
-
-impl Process {
-    fn start(command: &mut Command) -> Self {
-        Self(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
-    }
-
-    fn signal(&self, name: &str) {
-        let done = Command::new("kill").args([name, &self.0.id().to_string()]).status().unwrap();
-        assert!(done.success());
-    }
-
-    fn end(&mut self) -> ExitStatus {
-        let end = SystemClock.now() + LONG;
-        loop {
-            if let Some(status) = self.0.try_wait().unwrap() {
-                return status;
-            }
-            assert!(SystemClock.now() < end, "the process does not end");
-            std::thread::park_timeout(Duration::from_millis(10));
-        }
-    }
-}
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -110,46 +40,25 @@ impl Drop for Process {
     }
 }
 
-struct Message {
-    retained: bool,
-    topic: String,
-    payload: Vec<u8>,
-}
-
 /// A broker, and everything that is published below `ocelli/`.
 struct Broker {
-    _process: Process,
+    broker: broker::Broker,
     _subscriber: Process,
-    port: u16,
     messages: Receiver<Message>,
     folder: tempfile::TempDir,
 }
 
 impl Broker {
     fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let config = folder.path().join("mosquitto.conf");
-        std::fs::write(&config, format!("listener {port} 127.0.0.1\nallow_anonymous true\n"))
-            .unwrap();
-        let path = format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default());
-        let quiet = |program: &str| {
-            let mut command = Command::new(program);
-            command.env("PATH", &path).stdin(Stdio::null()).stderr(Stdio::null());
-            command
-        };
-        let process = Process::start(quiet("mosquitto").arg("-c").arg(&config));
-        let end = SystemClock.now() + LONG;
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(SystemClock.now() < end, "mosquitto does not listen");
-            std::thread::park_timeout(Duration::from_millis(10));
-        }
-        let mut subscriber = Process::start(
-            quiet("mosquitto_sub")
-                .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-q", "1"])
-                .args(["-t", "ocelli/#", "-F", "%r %t %x"])
-                .stdout(Stdio::piped()),
-        );
+        let broker = broker::Broker::start();
+        let subscriber = Command::new("mosquitto_sub")
+            .args(["-h", "127.0.0.1", "-p", &broker.port.to_string(), "-q", "1"])
+            .args(["-t", "ocelli/#", "-F", "%r %t %x"])
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut subscriber = Process(subscriber.unwrap());
         let lines = BufReader::new(subscriber.0.stdout.take().unwrap());
         let (sender, messages) = mpsc::channel();
         std::thread::spawn(move || {
@@ -163,27 +72,33 @@ impl Broker {
                 }
             }
         });
-        Self { _process: process, _subscriber: subscriber, port, messages, folder }
+        let folder = tempfile::tempdir().unwrap();
+        Self { broker, _subscriber: subscriber, messages, folder }
     }
 
-    fn agent(&self, camera: &str) -> Process {
-        let store = self.folder.path().join("store");
-        let told = format!("{} {} {camera}", self.port, store.display());
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        Process::start(
-            command
-                .args(["--exact", "agent_process", "--nocapture"])
-                .env(CHILD, told)
-                .stdin(Stdio::null())
-                .stdout(Stdio::null()),
-        )
+    fn setup(&self, camera: &Path) -> Setup {
+        let mut setup = Setup::new(self.folder.path(), self.broker.port);
+        setup.cameras = vec![("front", camera.to_owned())];
+        setup
+    }
+
+    fn agent(&self, camera: &Path) -> Agent {
+        self.setup(camera).start(Path::new(OCELLI))
+    }
+
+    fn health(&self, what: &str, wanted: impl Fn(&Health) -> bool) -> Health {
+        self.wait(what, |message| {
+            let health = (message.topic == "ocelli/device/dock-3/health")
+                .then(|| serde_json::from_slice::<Health>(&message.payload).unwrap());
+            health.filter(&wanted)
+        })
     }
 
     /// The next message for which `wanted` has an answer.
     fn wait<T>(&self, what: &str, mut wanted: impl FnMut(&Message) -> Option<T>) -> T {
-        let end = SystemClock.now() + LONG;
+        let end = now() + LONG;
         loop {
-            let left = end.saturating_duration_since(SystemClock.now());
+            let left = end.saturating_duration_since(now());
             let message = self.messages.recv_timeout(left).unwrap_or_else(|_| panic!("no {what}"));
             if let Some(found) = wanted(&message) {
                 return found;
@@ -208,7 +123,7 @@ impl Broker {
 
     fn publish(&self, verb: &str, payload: &str, more: &[&str]) {
         let status = Command::new("mosquitto_pub")
-            .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-q", "1"])
+            .args(["-h", "127.0.0.1", "-p", &self.broker.port.to_string(), "-q", "1"])
             .args(["-t", &format!("ocelli/device/dock-3/cmd/{verb}"), "-m", payload])
             .args(more)
             .status();
@@ -232,14 +147,14 @@ fn result_of(message: &Message) -> Option<FrameResult> {
     is_result.then(|| serde_json::from_slice(&message.payload).unwrap())
 }
 
-fn pictures() -> String {
-    format!("{ROOT}/models/pictures")
+fn pictures() -> std::path::PathBuf {
+    project("models/pictures")
 }
 
 #[test]
 fn an_agent_reports_obeys_and_ends_in_order() {
     let broker = Broker::start();
-    let mut agent = broker.agent(&pictures());
+    let agent = broker.agent(&pictures());
     let (mut online, mut model) = (None, None);
     broker.wait("status and model", |message| {
         match message.topic.strip_prefix("ocelli/device/dock-3/") {
@@ -261,10 +176,8 @@ fn an_agent_reports_obeys_and_ends_in_order() {
         assert!(result.latency_us.total >= result.latency_us.inference);
         assert!(numbers.insert(result.seq), "number {} came twice", result.seq);
     }
-    let health = broker.wait("health with results", |message| {
-        let health = (message.topic == "ocelli/device/dock-3/health")
-            .then(|| serde_json::from_slice::<Health>(&message.payload).unwrap());
-        health.filter(|health| health.frames.finished > 0 && health.outbox.delivered > 0)
+    let health = broker.health("health with results", |health| {
+        health.frames.finished > 0 && health.outbox.delivered > 0
     });
     assert!(health.latency_us.total.p50 > 0 && health.streams[0].fps > 0.0);
     assert!(health.rss_bytes.is_some() && health.audit.is_some() && health.broker.connected);
@@ -272,26 +185,9 @@ fn an_agent_reports_obeys_and_ends_in_order() {
 
     commands_are_answered(&broker, &online.boot_id);
 
-    agent.signal("-TERM");
-    assert!(agent.end().success());
-    let mut last = None;
-    let offline = broker.wait("goodbye", |message| {
-        if let Some(result) = result_of(message) {
-            numbers.insert(result.seq);
-            last = Some(result.seq);
-        }
-        assert_ne!(message.topic, "ocelli/device/dock-3/gap");
-        (message.topic == "ocelli/device/dock-3/status")
-            .then(|| serde_json::from_slice::<Status>(&message.payload).unwrap())
-    });
-    assert_eq!((offline.state, offline.boot_id), (Presence::Offline, online.boot_id));
-
-    // The next run goes on above the last number: everything up to it came, or lies in an announced gap.
-    let mut again = broker.agent(&pictures());
-    let next = broker.wait("result of the second run", result_of);
-    assert!(last.is_none_or(|last| next.seq > last), "{} after {last:?}", next.seq);
-    again.signal("-INT");
-    assert!(again.end().success());
+    agent.terminate();
+    let offline = broker.presence(Presence::Offline);
+    assert_eq!(offline.boot_id, online.boot_id);
 }
 
 fn commands_are_answered(broker: &Broker, boot_id: &str) {
@@ -332,10 +228,8 @@ fn commands_are_answered(broker: &Broker, boot_id: &str) {
     let answer = broker.ask("set-rate", "r3", r#","fps":2"#);
     assert_eq!(answer["ok"], serde_json::json!({ "stream": "front", "fps": 2.0 }));
     // The retained ping is still with the broker, and was delivered live as well: neither may be answered twice.
-    let health = broker.wait("health after the commands", |message| {
-        let health = (message.topic == "ocelli/device/dock-3/health")
-            .then(|| serde_json::from_slice::<Health>(&message.payload).unwrap());
-        health.filter(|health| health.streams[0].limit_fps == Some(2.0))
+    let health = broker.health("health after the commands", |health| {
+        health.streams[0].limit_fps == Some(2.0)
     });
     assert!(health.commands.ignored >= 2 && health.commands.repeated == 1, "{:?}", health.commands);
 }
@@ -343,84 +237,212 @@ fn commands_are_answered(broker: &Broker, boot_id: &str) {
 #[test]
 fn a_killed_agent_is_told_offline_by_the_broker() {
     let broker = Broker::start();
-    let mut agent = broker.agent(&pictures());
+    let agent = broker.agent(&pictures());
     let online = broker.presence(Presence::Online);
-    agent.signal("-KILL");
-    assert!(!agent.end().success());
+    agent.kill();
     assert_eq!(broker.presence(Presence::Offline).boot_id, online.boot_id);
 }
 
 #[test]
-fn an_agent_whose_terminal_goes_away_ends_in_order() {
-    let broker = Broker::start();
-    let mut agent = broker.agent(&pictures());
-    let online = broker.presence(Presence::Online);
-    broker.wait("result", result_of);
-    agent.signal("-HUP");
-    assert!(agent.end().success(), "ended by the signal itself: results in memory were lost");
-    assert_eq!(broker.presence(Presence::Offline).boot_id, online.boot_id);
-}
-
-#[test]
-fn a_retained_message_that_is_too_large_stops_no_results() {
-    let broker = Broker::start();
-    let large = broker.folder.path().join("large");
-    std::fs::write(&large, vec![b'x'; mqtt::MAX_INCOMING_BYTES + 1024]).unwrap();
-    let published = Command::new("mosquitto_pub")
-        .args(["-h", "127.0.0.1", "-p", &broker.port.to_string(), "-q", "1", "-r"])
-        .args(["-t", "ocelli/device/dock-3/cmd/ping", "-f", large.to_str().unwrap()])
-        .status();
-    assert!(published.unwrap().success());
-    let mut agent = broker.agent(&pictures());
-    let health = broker.wait("steady connection", |message| {
-        let health = (message.topic == "ocelli/device/dock-3/health")
-            .then(|| serde_json::from_slice::<Health>(&message.payload).unwrap());
-        health.filter(|health| health.uptime_s >= 8)
-    });
-    assert_eq!((health.broker.connected, health.broker.sessions), (true, 2), "{health:?}");
-    agent.signal("-TERM");
-    assert!(agent.end().success());
-}
-
-#[test]
-fn an_agent_whose_camera_is_away_lives_and_says_so() {
+fn an_agent_whose_camera_is_away_lives_says_so_and_goes_on_once_it_is_there() {
     let broker = Broker::start();
     let absent = broker.folder.path().join("absent");
-    let mut agent = broker.agent(absent.to_str().unwrap());
+    let agent = broker.agent(&absent);
     broker.presence(Presence::Online);
-    let health = broker.wait("health that names the camera", |message| {
-        let health = (message.topic == "ocelli/device/dock-3/health")
-            .then(|| serde_json::from_slice::<Health>(&message.payload).unwrap());
-        health.filter(|health| health.streams[0].reason.is_some())
+    let health = broker.health("health that names the camera", |health| {
+        health.streams[0].camera == CameraHealth::Unavailable
     });
     assert!(health.streams[0].reason.as_ref().unwrap().contains("absent"), "{health:?}");
+    assert!(agent.log().contains("camera away stream=front"), "{}", agent.log());
     let pong = broker.ask("ping", "p1", "");
     assert!(pong["ok"].is_object(), "{pong}");
     std::fs::create_dir(&absent).unwrap();
-    let picture = Path::new(&pictures()).join("coffee.jpg");
-    std::fs::copy(picture, absent.join("coffee.jpg")).unwrap();
+    std::fs::copy(pictures().join("coffee.jpg"), absent.join("coffee.jpg")).unwrap();
     broker.wait("result once the camera is there", result_of);
-    agent.signal("-TERM");
-    assert!(agent.end().success());
+    let health = broker.health("health of a camera that is there", |health| {
+        health.streams[0].camera == CameraHealth::Streaming
+    });
+    assert_eq!(health.streams[0].reason, None);
+    agent.terminate();
 }
 
 #[test]
-fn an_agent_without_its_broker_ends_in_order_and_keeps_its_results() {
-    let folder = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let told = format!("{port} {} {}", folder.path().display(), pictures());
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    let mut agent = Process::start(
-        command.args(["--exact", "agent_process"]).env(CHILD, told).stdout(Stdio::null()),
-    );
-    let database = folder.path().join(store::DATABASE_FILE);
-    let end = SystemClock.now() + LONG;
-    while !database.exists() {
-        assert!(SystemClock.now() < end, "no store");
-        std::thread::park_timeout(Duration::from_millis(10));
+fn the_audit_head_covers_earlier_runs() {
+    let broker = Broker::start();
+    let mut heads = Vec::new();
+    for run in 1..=2 {
+        let agent = broker.agent(&pictures());
+        let boot_id = broker.presence(Presence::Online).boot_id;
+        let health = broker.health("health of this run", |health| {
+            health.boot_id == boot_id && health.audit.is_some()
+        });
+        heads.push(health.audit.unwrap());
+        let pong = broker.ask("ping", &format!("p{run}"), "");
+        assert!(pong["ok"].is_object(), "{pong}");
+        agent.terminate();
+        broker.presence(Presence::Offline);
     }
-    let asked: Instant = SystemClock.now();
-    agent.signal("-TERM");
-    assert!(agent.end().success());
-    assert!(SystemClock.now() - asked < Duration::from_secs(20));
+    assert_eq!(heads[0].number, 1, "the start of the first run");
+    assert_eq!(heads[1].number, 3, "start, ping, start: {heads:?}");
+    assert_ne!(heads[0].sha256, heads[1].sha256);
+}
+
+/// Each number given by a run that ends in order arrives: the next run goes on with the number after the last one.
+#[test]
+fn an_orderly_end_delivers_every_number_that_was_given() {
+    for durability in ["spill", "results"] {
+        let field = Field::new(durability);
+        let mut setup = Setup::new(field.dir.path(), field.proxy.port);
+        (setup.durability, setup.fps) = (durability, 100.0);
+        let first = setup.start(Path::new(OCELLI));
+        field.wait_flowing();
+        first.terminate();
+        let delivered = field.harvest();
+        delivered.assert_complete();
+        let second = setup.start(Path::new(OCELLI));
+        field.wait_flowing();
+        second.terminate();
+        let received = field.harvest();
+        received.assert_complete();
+        let runs: Vec<_> = received.boots.values().collect();
+        assert_eq!(runs.len(), 2, "{durability}");
+        let next = delivered.known.last().unwrap() + 1;
+        assert!(
+            runs.iter().any(|run| run.first() == Some(&next)),
+            "{durability}: the second run does not begin with {next}, so a number was given and not sent"
+        );
+    }
+}
+
+/// What a run without broker found is sent by the next one, under its own name and numbers.
+#[test]
+fn results_of_a_run_without_broker_are_sent_by_the_next_run() {
+    for durability in ["spill", "results"] {
+        let field = Field::new(durability);
+        field.proxy.set(Mode::Refuse);
+        let mut setup = Setup::new(field.dir.path(), field.proxy.port);
+        setup.durability = durability;
+        let first = setup.start(Path::new(OCELLI));
+        // Each attempt but the first comes after a wait, in which frames are looked at.
+        let tried = wait_until(LONG, || field.proxy.attempts().len() >= 4);
+        assert!(tried, "{}", first.log());
+        let took = first.terminate();
+        assert!(took.as_secs() < 20, "an end without broker took {took:?}");
+        assert_eq!(field.subscriber.received().messages, 0);
+        field.proxy.set(Mode::Pass);
+        let second = setup.start(Path::new(OCELLI));
+        let both = wait_until(LONG, || field.subscriber.received().boots.len() == 2);
+        assert!(both, "{durability}: {:?}", field.subscriber.received());
+        field.wait_flowing();
+        second.terminate();
+        let received = field.harvest();
+        received.assert_complete();
+        let from_first = received.boots.values().find(|run| run.contains(&1)).unwrap();
+        let last = *from_first.last().unwrap();
+        assert!(from_first.len() >= 10, "{durability}: only {from_first:?}");
+        assert_eq!(from_first.len() as u64, last, "{durability}: the numbers of the first run");
+    }
+}
+
+#[test]
+fn a_second_signal_ends_at_once_and_the_next_run_accounts_for_what_was_waiting() {
+    let field = Field::new("spill");
+    let mut setup = Setup::new(field.dir.path(), field.proxy.port);
+    setup.fps = 50.0;
+    let mut first = setup.start(Path::new(OCELLI));
+    field.wait_flowing();
+    // Results wait, so the orderly end takes its flush time.
+    field.proxy.set(Mode::Stall);
+    first.signal("TERM");
+    first.wait_logged("ending in order");
+    let asked = now();
+    first.signal("TERM");
+    assert_eq!(first.end().code(), Some(1));
+    let took = now() - asked;
+    assert!(took.as_secs() < 3, "a second signal took {took:?}");
+    assert!(first.log().contains("second signal"), "{}", first.log());
+    field.proxy.cut();
+    field.proxy.set(Mode::Pass);
+    let second = setup.start(Path::new(OCELLI));
+    field.wait_flowing();
+    second.terminate();
+    field.harvest().assert_holes_announced();
+}
+
+/// A store that cannot be written: the agent goes on in memory and says so once.
+#[test]
+fn an_agent_without_a_store_goes_on_and_says_so_once() {
+    let broker = Broker::start();
+    let mut setup = broker.setup(&pictures());
+    // Nobody, not even root, can make a folder below a file.
+    let file = broker.folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    setup.store = file.join("store");
+    let agent = setup.start(Path::new(OCELLI));
+    let mut numbers = BTreeSet::new();
+    while numbers.len() < 10 {
+        let result = broker.wait("result", result_of);
+        assert!(numbers.insert(result.seq), "number {} came twice", result.seq);
+    }
+    let health = broker.health("health that says so", |health| health.outbox.degraded);
+    assert_eq!(health.audit, None);
+    agent.wait_logged("goes on in memory");
+    let told = agent.log().lines().filter(|line| line.contains("goes on in memory")).count();
+    assert!(told <= 2, "told {told} times:\n{}", agent.log());
+    agent.terminate();
+}
+
+/// A disk that is full: files of the process cannot grow, as RLIMIT_FSIZE has it.
+#[test]
+fn an_agent_on_a_full_disk_goes_on_and_loses_nothing_while_the_broker_is_there() {
+    let field = Field::new("results");
+    let mut setup = Setup::new(field.dir.path(), field.proxy.port);
+    setup.durability = "results";
+    let config = setup.write();
+    let log = field.dir.path().join("agent.log");
+    let mut command = Command::new("sh");
+    // 64 blocks of 512 bytes; the shell's signal disposition for SIGXFSZ is inherited.
+    command
+        .args(["-c", "trap '' XFSZ; ulimit -f 64; exec \"$0\" run --config \"$1\" 2>/dev/null"])
+        .arg(OCELLI)
+        .arg(&config)
+        .stdout(Stdio::null());
+    let mut agent = Agent::start(&mut command, log);
+    for _ in 0..5 {
+        field.wait_flowing();
+    }
+    assert!(agent.is_running());
+    agent.terminate();
+    field.harvest().assert_complete();
+}
+
+#[test]
+fn a_port_with_somebody_else_behind_it_is_told_and_tried_again() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    // Takes connections and closes them, as a server of another protocol would.
+    std::thread::spawn(move || listener.incoming().map_while(Result::ok).for_each(drop));
+    let folder = tempfile::tempdir().unwrap();
+    let mut agent = Setup::new(folder.path(), port).start(Path::new(OCELLI));
+    agent.wait_logged(&format!("127.0.0.1:{port} ended the connection"));
+    assert!(agent.is_running());
+    agent.terminate();
+}
+
+#[test]
+fn a_second_agent_on_the_same_store_does_not_touch_it() {
+    let field = Field::new("results");
+    let mut setup = Setup::new(field.dir.path(), field.proxy.port);
+    setup.durability = "results";
+    let first = setup.start(Path::new(OCELLI));
+    field.wait_flowing();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut other = Setup::new(elsewhere.path(), free_port());
+    other.store = setup.store.clone();
+    let second = other.start(Path::new(OCELLI));
+    second.wait_logged("database is locked");
+    second.terminate();
+    field.wait_flowing();
+    first.terminate();
+    field.harvest().assert_complete();
 }

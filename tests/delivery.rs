@@ -19,8 +19,9 @@ use ocelli::report::{self, Durability, FrameReport, OutboxSettings};
 use ocelli::store;
 use ocelli_protocol::message::{ModelId, StageLatency};
 use support::broker::Broker;
-use support::proxy::{Mode, Proxy};
-use support::subscriber::{Received, Subscriber};
+use support::field::{Field, pick, rounds};
+use support::proxy::Mode;
+use support::subscriber::Received;
 use support::{now, wait_until};
 
 /// Tells the child what it is; see [`child_sender`].
@@ -31,18 +32,10 @@ const BACKOFF: BackoffSettings = BackoffSettings {
     max: Duration::from_secs(1),
     stable_after: Duration::from_secs(2),
 };
+/// Longer than two pings: the sender notices a dead line by itself.
+const SILENT: Duration = Duration::from_millis(2500);
 /// Time from one result to the next: 100 a second.
 const PERIOD: Duration = Duration::from_millis(10);
-
-fn rounds() -> u64 {
-    std::env::var("OCELLI_FIRE_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3)
-}
-
-/// Different each round, the same each run: milliseconds in `from..to`.
-fn pick(round: u64, from: u64, to: u64) -> Duration {
-    let mixed = (round + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29) ^ to;
-    Duration::from_millis(from + mixed % (to - from))
-}
 
 /// The sender, started by re-running this test program. Killed on drop.
 struct Sender(Child);
@@ -146,170 +139,62 @@ fn synthetic(frame: u64, captured_at: UnixTime) -> FrameReport {
     }
 }
 
-/// Broker, proxy, subscriber and the sender's folder.
-struct Field {
-    broker: Broker,
-    proxy: Proxy,
-    subscriber: Subscriber,
-    dir: tempfile::TempDir,
-    durability: &'static str,
+fn sender(field: &Field) -> Sender {
+    Sender::start(field.dir.path(), field.proxy.port, field.durability)
 }
 
-impl Field {
-    fn new(durability: &'static str) -> Self {
-        let broker = Broker::start();
-        let proxy = Proxy::start(broker.port);
-        let subscriber = Subscriber::start(broker.port);
-        // The session must outlive a broker that is killed at once.
-        broker.save();
-        std::thread::sleep(Duration::from_millis(200));
-        Self { broker, proxy, subscriber, dir: tempfile::tempdir().unwrap(), durability }
-    }
-
-    fn sender(&self) -> Sender {
-        Sender::start(self.dir.path(), self.proxy.port, self.durability)
-    }
-
-    /// Waits until results come (again).
-    fn wait_flowing(&self) {
-        let before = self.subscriber.received().known.len();
-        let flowing = wait_until(Duration::from_secs(15), || {
-            self.subscriber.received().known.len() > before + 20
-        });
-        assert!(flowing, "no results come");
-    }
-
-    fn cut(&self, round: u64) {
-        match round % 4 {
-            0 => self.proxy.cut(),
-            1 => {
-                self.proxy.set(Mode::Refuse);
-                self.proxy.cut();
-                std::thread::sleep(pick(round, 200, 1200));
-            }
-            2 => {
-                // Longer than two pings: the sender must notice by itself.
-                self.proxy.set(Mode::Stall);
-                std::thread::sleep(pick(round, 2500, 3500));
-                self.proxy.cut();
-            }
-            _ => {
-                self.proxy.set(Mode::Stall);
-                std::thread::sleep(pick(round, 100, 900));
-            }
-        }
-        self.proxy.set(Mode::Pass);
-    }
-
-    /// Takes the broker down and up; the sender stays outside until the subscriber is back.
-    fn restart_broker(&mut self, down: fn(&mut Broker)) {
-        self.subscriber.forget_session();
-        down(&mut self.broker);
-        self.proxy.set(Mode::Refuse);
-        self.proxy.cut();
-        self.broker.resume();
-        self.subscriber.resume();
-        self.subscriber.wait_subscribed();
-        self.proxy.set(Mode::Pass);
-    }
-
-    /// Orderly end; then what arrived.
-    #[expect(clippy::print_stdout, reason = "the figures of the run, shown with --nocapture")]
-    fn finish(&self, sender: Sender) -> Received {
-        self.wait_flowing();
-        sender.finish();
-        let received = self.subscriber.settled();
-        assert_eq!(received.status, "offline", "the last word");
-        println!(
-            "{} rounds, {} numbers, {} messages, {} holes, gaps {:?}, {} connection attempts",
-            rounds(),
-            received.known.len(),
-            received.messages,
-            received.holes().len(),
-            received.gaps,
-            self.proxy.attempts().len()
-        );
-        received
-    }
-
-    /// No two attempts of one sender may be closer than half the first wait.
-    fn assert_patient(&self) {
-        let attempts = self.proxy.attempts();
-        let closest = attempts.windows(2).map(|pair| pair[1] - pair[0]).min();
-        assert!(
-            closest.is_none_or(|gap| gap >= BACKOFF.first / 2),
-            "two attempts within {closest:?}"
-        );
-    }
-}
-
-fn assert_complete(received: &Received) {
-    received.assert_ordered();
-    assert_eq!(received.holes(), [0; 0], "missing numbers");
-    assert_eq!(received.gaps, BTreeSet::new(), "announced although nothing is lost");
-}
-
-/// Every hole lies in exactly one gap.
-fn assert_holes_announced(received: &Received) {
-    received.assert_ordered();
-    let mut last = 0;
-    for (from, to) in &received.gaps {
-        assert!(*from > last && to >= from, "gaps share numbers: {:?}", received.gaps);
-        last = *to;
-    }
-    let silent: Vec<_> = received
-        .holes()
-        .into_iter()
-        .filter(|seq| !received.gaps.iter().any(|(from, to)| (from..=to).contains(&seq)))
-        .collect();
-    assert!(silent.is_empty(), "lost in silence: {silent:?}; announced: {:?}", received.gaps);
+/// Orderly end; then what arrived.
+fn finish(field: &Field, sender: Sender) -> Received {
+    field.wait_flowing();
+    sender.finish();
+    field.harvest()
 }
 
 #[test]
 fn results_survive_network_cuts() {
     let field = Field::new("results");
-    let sender = field.sender();
+    let running = sender(&field);
     for round in 0..rounds() {
         field.wait_flowing();
         std::thread::sleep(pick(round, 0, 400));
-        field.cut(round);
+        field.cut(round, SILENT);
     }
-    let received = field.finish(sender);
-    assert_complete(&received);
-    field.assert_patient();
+    let received = finish(&field, running);
+    received.assert_complete();
+    field.assert_patient(BACKOFF.first);
 }
 
 #[test]
 fn results_survive_kills_of_the_sender() {
     let field = Field::new("results");
-    let mut sender = field.sender();
+    let mut running = sender(&field);
     for round in 0..rounds() {
         field.wait_flowing();
         std::thread::sleep(pick(round, 0, 700));
-        sender.kill();
-        sender = field.sender();
+        running.kill();
+        running = sender(&field);
     }
-    assert_complete(&field.finish(sender));
+    finish(&field, running).assert_complete();
 }
 
 #[test]
 fn results_survive_restarts_of_the_broker() {
     let mut field = Field::new("results");
-    let sender = field.sender();
+    let running = sender(&field);
     for round in 0..rounds() {
         field.wait_flowing();
         std::thread::sleep(pick(round, 0, 700));
         field.restart_broker(Broker::terminate);
     }
-    let received = field.finish(sender);
-    assert_complete(&received);
-    field.assert_patient();
+    let received = finish(&field, running);
+    received.assert_complete();
+    field.assert_patient(BACKOFF.first);
 }
 
 #[test]
 fn what_a_killed_broker_loses_it_had_acknowledged() {
     let mut field = Field::new("results");
-    let sender = field.sender();
+    let running = sender(&field);
     for round in 0..rounds() {
         field.wait_flowing();
         std::thread::sleep(pick(round, 0, 700));
@@ -320,7 +205,7 @@ fn what_a_killed_broker_loses_it_had_acknowledged() {
         }
         field.restart_broker(Broker::kill);
     }
-    let received = field.finish(sender);
+    let received = finish(&field, running);
     received.assert_ordered();
     assert!(
         !received.holes().is_empty(),
@@ -335,7 +220,7 @@ fn what_a_killed_broker_loses_it_had_acknowledged() {
 #[test]
 fn spill_announces_every_hole_in_exactly_one_gap() {
     let mut field = Field::new("spill");
-    let mut sender = field.sender();
+    let mut running = sender(&field);
     for round in 0..rounds() {
         field.wait_flowing();
         std::thread::sleep(pick(round, 0, 700));
@@ -349,32 +234,32 @@ fn spill_announces_every_hole_in_exactly_one_gap() {
             }
             _ => field.restart_broker(Broker::terminate),
         }
-        sender.kill();
+        running.kill();
         field.proxy.set(Mode::Pass);
-        sender = field.sender();
+        running = sender(&field);
     }
-    let received = field.finish(sender);
-    assert_holes_announced(&received);
+    let received = finish(&field, running);
+    received.assert_holes_announced();
     assert!(!received.gaps.is_empty(), "kills must leave gaps, or the test shows nothing");
 }
 
 #[test]
 fn spill_survives_cuts_without_a_gap() {
     let field = Field::new("spill");
-    let sender = field.sender();
+    let running = sender(&field);
     for round in 0..rounds() {
         field.wait_flowing();
-        field.cut(round);
+        field.cut(round, SILENT);
     }
-    let received = field.finish(sender);
-    assert_complete(&received);
-    field.assert_patient();
+    let received = finish(&field, running);
+    received.assert_complete();
+    field.assert_patient(BACKOFF.first);
 }
 
 #[test]
 fn reconnects_are_never_busier_than_the_back_off_says() {
     let field = Field::new("spill");
-    let sender = field.sender();
+    let running = sender(&field);
     field.wait_flowing();
     std::thread::sleep(BACKOFF.stable_after + Duration::from_millis(200));
     let known = field.proxy.attempts().len();
@@ -400,5 +285,5 @@ fn reconnects_are_never_busier_than_the_back_off_says() {
             "attempt {number} only after {waited:?}"
         );
     }
-    assert_complete(&field.finish(sender));
+    finish(&field, running).assert_complete();
 }

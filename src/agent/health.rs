@@ -112,6 +112,7 @@ fn stream(status: StreamStatus) -> StreamHealth {
         captured: status.captured,
         dropped: status.dropped,
         rate_limited: status.rate_limited,
+        damaged: status.damaged,
         camera_errors: status.camera_errors,
         panics: status.panics,
     }

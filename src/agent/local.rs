@@ -82,12 +82,12 @@ fn write_line(
     out.flush()
 }
 
-/// Why no camera will ever bring a frame, where that is so: at a terminal there is nobody to wait for.
+/// Why no camera will ever bring a frame, where that is so. One that is away may come back and is waited for.
 fn hopeless(control: &Control, clock: &dyn Clock) -> Option<String> {
     let mut reason = None;
     for stream in control.streams(clock.now()) {
         match stream.camera {
-            CameraState::Unusable(why) | CameraState::Unavailable(why) => reason = Some(why),
+            CameraState::Unusable(why) => reason = Some(why),
             _ => return None,
         }
     }

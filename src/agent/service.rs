@@ -280,9 +280,15 @@ impl Service {
 
     fn probe_store(&self) {
         let (alive, clock) = (Arc::clone(&self.store_alive), Arc::clone(&self.clock));
-        let known = lock(&self.audit).as_ref().map_or(0, |head| head.number);
-        // Any answer is a sign of life; a full queue gives none.
-        if let Err(error) = self.store.audit_after(known, 1, move |_| alive.beat(clock.now())) {
+        let audit = Arc::clone(&self.audit);
+        let asked = self.store.audit_head(move |head| {
+            // Any answer is a sign of life; a full queue gives none.
+            alive.beat(clock.now());
+            if let Ok(head) = head {
+                note_head(&audit, head);
+            }
+        });
+        if let Err(error) = asked {
             log::debug!("store not asked: {error}");
         }
     }
@@ -484,10 +490,7 @@ impl Service {
             detail: detail.to_string(),
         };
         let noted = self.store.audit(entry, move |row| match row {
-            Ok(row) => {
-                let sha256 = row.digest.iter().map(|byte| format!("{byte:02x}")).collect();
-                *lock(&head) = Some(AuditHead { number: row.number, sha256 });
-            }
+            Ok(row) => note_head(&head, store::AuditHead { number: row.number, digest: row.digest }),
             Err(error) => log::error!("not in the audit log: {error}"),
         });
         if let Err(error) = noted {
@@ -549,6 +552,13 @@ fn refusal(error: &ControlError) -> CommandError {
         ControlError::Ended => "failed",
     };
     commands::error(code, error.to_string())
+}
+
+fn note_head(known: &Mutex<Option<AuditHead>>, head: store::AuditHead) {
+    if head.number > 0 {
+        let sha256 = head.digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        *lock(known) = Some(AuditHead { number: head.number, sha256 });
+    }
 }
 
 // A panic of a holder leaves the value whole: every change is one assignment.

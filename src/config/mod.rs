@@ -105,6 +105,8 @@ pub struct Mqtt {
     pub root: String,
     /// Longest silence of a link.
     pub keep_alive: Duration,
+    /// Longest wait before the next attempt to connect.
+    pub retry_max: Duration,
 }
 
 /// `mqtt.tls`

@@ -65,6 +65,7 @@ impl Mqtt {
             username: self.username.clone(),
             password_file: self.password_file.clone(),
             keep_alive: self.keep_alive,
+            backoff: mqtt::BackoffSettings { max: self.retry_max, ..Default::default() },
             ..mqtt::Settings::new(&self.client_id, &self.host, self.port)
         }
     }

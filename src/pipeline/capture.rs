@@ -24,13 +24,15 @@ pub(super) struct Capturer {
     backoff: Backoff,
     /// Whether the last state told was [`CameraState::Streaming`].
     streaming: bool,
+    /// Damaged frames that the open camera had told of.
+    damaged_seen: u64,
 }
 
 impl Capturer {
     pub(super) fn new(shared: Arc<Shared>, index: usize, open: OpenCamera) -> Self {
         let frame = Frame::empty(shared.clock.now());
         let (pacer, backoff) = (Pacer::default(), Backoff::new());
-        Self { shared, index, open, frame, pacer, backoff, streaming: false }
+        Self { shared, index, open, frame, pacer, backoff, streaming: false, damaged_seen: 0 }
     }
 
     /// Runs until the pipeline stops or the camera has no more frames. A panic closes the camera and begins again.
@@ -65,7 +67,10 @@ impl Capturer {
             self.stream().heartbeat.beat(now);
             let Some(open) = &mut camera else {
                 match (self.open)() {
-                    Ok(opened) => camera = Some(opened),
+                    Ok(opened) => {
+                        self.damaged_seen = 0;
+                        camera = Some(opened);
+                    }
                     Err(error) => self.be_without_camera(&error),
                 }
                 continue;
@@ -76,7 +81,10 @@ impl Capturer {
                 self.stream().wake.wait(wait.min(TICK));
                 continue;
             }
-            match open.capture(&mut self.frame, TICK) {
+            let captured = open.capture(&mut self.frame, TICK);
+            let seen = open.frames_damaged();
+            self.note_damaged(seen);
+            match captured {
                 Ok(Capture::Frame | Capture::Restarted) => self.use_frame(),
                 Ok(Capture::TimedOut) => {}
                 Ok(Capture::Ended) => {
@@ -86,6 +94,14 @@ impl Capturer {
                 Err(error) => self.be_without_camera(&error),
             }
         }
+    }
+
+    /// Adds what the camera tells more than before.
+    fn note_damaged(&mut self, seen: u64) {
+        for _ in self.damaged_seen..seen {
+            self.stream().telemetry.damaged.add_one();
+        }
+        self.damaged_seen = seen;
     }
 
     /// How long a source that is as fast as it is asked need not be asked; `None`: a frame is wanted now.

@@ -51,6 +51,8 @@ pub struct StreamTelemetry {
     pub dropped: Counter,
     /// Frames not looked at because of the rate limit.
     pub rate_limited: Counter,
+    /// Frames that arrived damaged and were skipped by the camera.
+    pub damaged: Counter,
     /// Times the camera was found away or unusable.
     pub camera_errors: Counter,
     /// Panics of the capture thread.
@@ -92,6 +94,8 @@ pub struct StreamStatus {
     pub dropped: u64,
     /// See [`StreamTelemetry`].
     pub rate_limited: u64,
+    /// See [`StreamTelemetry`].
+    pub damaged: u64,
     /// See [`StreamTelemetry`].
     pub camera_errors: u64,
     /// See [`StreamTelemetry`].
@@ -232,6 +236,7 @@ impl StreamShared {
                 captured: Counter::default(),
                 dropped: Counter::default(),
                 rate_limited: Counter::default(),
+                damaged: Counter::default(),
                 camera_errors: Counter::default(),
                 panics: Counter::default(),
                 reports: Meter::new(now),
@@ -268,6 +273,7 @@ impl StreamShared {
             captured: self.telemetry.captured.total(),
             dropped: self.telemetry.dropped.total(),
             rate_limited: self.telemetry.rate_limited.total(),
+            damaged: self.telemetry.damaged.total(),
             camera_errors: self.telemetry.camera_errors.total(),
             panics: self.telemetry.panics.total(),
         }

@@ -51,6 +51,15 @@ impl AuditRow {
     }
 }
 
+/// Where the log ends: the digest covers every row up to `number`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuditHead {
+    /// Number of the newest row; 0 while there is none.
+    pub number: u64,
+    /// Its digest; zeros while there is none.
+    pub digest: [u8; 32],
+}
+
 /// Rows cannot be changed or removed through SQL.
 pub(super) const SCHEMA: &str = "
     CREATE TABLE audit (number INTEGER PRIMARY KEY, at INTEGER NOT NULL, kind TEXT NOT NULL,
@@ -61,17 +70,17 @@ pub(super) const SCHEMA: &str = "
         BEGIN SELECT RAISE(ABORT, 'the audit log is only added to'); END;";
 
 /// Number and digest of the newest row.
-pub(super) fn head(connection: &Connection) -> Result<(u64, [u8; 32])> {
+pub(super) fn head(connection: &Connection) -> Result<AuditHead> {
     let newest = connection
         .prepare_cached("SELECT number, digest FROM audit ORDER BY number DESC LIMIT 1")?
-        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .query_row([], |row| Ok(AuditHead { number: row.get(0)?, digest: row.get(1)? }))
         .optional()?;
-    Ok(newest.unwrap_or((0, ORIGIN)))
+    Ok(newest.unwrap_or(AuditHead { number: 0, digest: ORIGIN }))
 }
 
 /// Adds a row behind the newest.
 pub(super) fn append(connection: &Connection, entry: &AuditEntry) -> Result<AuditRow> {
-    let (newest, previous) = head(connection)?;
+    let AuditHead { number: newest, digest: previous } = head(connection)?;
     let number = newest + 1;
     let digest = AuditRow::digest_of(&previous, number, entry);
     connection.prepare_cached("INSERT INTO audit VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?.execute(
@@ -133,7 +142,7 @@ mod tests {
             assert_eq!(row.digest, AuditRow::digest_of(&previous, row.number, &row.entry));
             previous = row.digest;
         }
-        assert_eq!(head(&connection).unwrap(), (3, previous));
+        assert_eq!(head(&connection).unwrap(), AuditHead { number: 3, digest: previous });
         for sql in ["UPDATE audit SET detail = 'x'", "DELETE FROM audit"] {
             let error = connection.execute(sql, []).unwrap_err().to_string();
             assert!(error.contains("only added to"), "{error}");

@@ -23,7 +23,7 @@ use ocelli_protocol::message::GapReason;
 
 use crate::clock::UnixTime;
 
-pub use audit::{AuditEntry, AuditRow};
+pub use audit::{AuditEntry, AuditHead, AuditRow};
 pub use recovery::{HighWater, Ledger, account, unaccounted};
 pub use results::{ResultLimits, ResultQuery, ResultRow};
 pub use thread::{Store, start};

@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use crate::clock::Clock;
 use crate::store::sequence::SequenceFile;
 use crate::store::{
-    Applied, AuditEntry, AuditRow, Batch, DATABASE_FILE, HighWater, OutboxRow, Recovered,
+    Applied, AuditEntry, AuditHead, AuditRow, Batch, DATABASE_FILE, HighWater, OutboxRow, Recovered,
     ResultQuery, ResultRow, SEQUENCE_FILE, Settings, StoreError, audit, database, outbox, results,
 };
 
@@ -38,6 +38,7 @@ enum Command {
         limit: u32,
         reply: Reply<Result<Vec<AuditRow>, StoreError>>,
     },
+    AuditHead(Reply<Result<AuditHead, StoreError>>),
     Close(Reply<()>),
 }
 
@@ -144,6 +145,17 @@ impl Store {
         reply: impl FnOnce(Result<Vec<AuditRow>, StoreError>) + Send + 'static,
     ) -> Result<(), StoreError> {
         self.send(Command::AuditAfter { number, limit, reply: Box::new(reply) })
+    }
+
+    /// Reads where the audit log ends.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`]; `reply` is then not called.
+    pub fn audit_head(
+        &self,
+        reply: impl FnOnce(Result<AuditHead, StoreError>) + Send + 'static,
+    ) -> Result<(), StoreError> {
+        self.send(Command::AuditHead(Box::new(reply)))
     }
 
     /// Does what waits, closes the database and ends the thread; then calls `reply`.
@@ -274,6 +286,7 @@ impl Worker {
             Command::AuditAfter { number, limit, reply } => {
                 reply(self.read(|connection| audit::after(connection, number, limit)));
             }
+            Command::AuditHead(reply) => reply(self.read(audit::head)),
             Command::Close(reply) => return Some(reply),
             write @ (Command::Apply(..) | Command::Keep(_) | Command::Audit(..)) => {
                 group.push(write)

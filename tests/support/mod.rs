@@ -8,7 +8,10 @@
     reason = "a module of several test programs; each uses its part"
 )]
 
+pub mod agent;
 pub mod broker;
+pub mod field;
+pub mod keys;
 pub mod proxy;
 pub mod subscriber;
 

@@ -1,6 +1,6 @@
 //! A subscriber with a persistent session that remembers what arrived, in order.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,6 +19,8 @@ pub struct Received {
     pub known: BTreeSet<u64>,
     /// Announced gaps, repetitions removed.
     pub gaps: BTreeSet<(u64, u64)>,
+    /// Results of each run of the agent, by boot id; repetitions removed.
+    pub boots: BTreeMap<String, BTreeSet<u64>>,
     /// Messages, repetitions included.
     pub messages: usize,
     /// Last status payload.
@@ -30,6 +32,27 @@ impl Received {
     pub fn holes(&self) -> Vec<u64> {
         let last = self.known.last().copied().unwrap_or(0);
         (1..=last).filter(|seq| !self.known.contains(seq)).collect()
+    }
+
+    /// Panics unless every number from 1 arrived, in order, and nothing was announced as lost.
+    pub fn assert_complete(&self) {
+        self.assert_ordered();
+        assert_eq!(self.holes(), [0; 0], "missing numbers");
+        assert_eq!(self.gaps, BTreeSet::new(), "announced although nothing is lost");
+    }
+
+    /// Panics unless first arrivals are in order and every hole lies in exactly one gap.
+    pub fn assert_holes_announced(&self) {
+        self.assert_ordered();
+        let mut last = 0;
+        for (from, to) in &self.gaps {
+            assert!(*from > last && to >= from, "gaps share numbers: {:?}", self.gaps);
+            last = *to;
+        }
+        let announced =
+            |seq: &u64| self.gaps.iter().any(|(from, to)| (from..=to).contains(&seq));
+        let silent: Vec<_> = self.holes().into_iter().filter(|seq| !announced(seq)).collect();
+        assert!(silent.is_empty(), "lost in silence: {silent:?}; announced: {:?}", self.gaps);
     }
 
     /// Panics unless first arrivals are strictly increasing.
@@ -159,6 +182,8 @@ fn note(received: &mut Received, topic: &str, payload: &[u8]) {
         let seq = value["seq"].as_u64().expect("a result has a number");
         if received.known.insert(seq) {
             received.first.push(seq);
+            let boot = value["boot_id"].as_str().expect("a result names its run").to_owned();
+            received.boots.entry(boot).or_default().insert(seq);
         }
     } else if topic.ends_with("/gap") {
         let range = (value["from"].as_u64().expect("from"), value["to"].as_u64().expect("to"));

@@ -70,6 +70,9 @@ pub struct StreamHealth {
     pub dropped: u64,
     /// Frames not looked at because of the limit.
     pub rate_limited: u64,
+    /// Frames that arrived damaged from the camera and were skipped.
+    #[serde(default)]
+    pub damaged: u64,
     /// Times the camera was found away or unusable.
     pub camera_errors: u64,
     /// Panics of the capture thread.
@@ -259,6 +262,7 @@ mod tests {
                 captured: 9,
                 dropped: 1,
                 rate_limited: 2,
+                damaged: 4,
                 camera_errors: 3,
                 panics: 0,
             }],
@@ -290,7 +294,7 @@ mod tests {
             "model": {"name": "nanodet-g-coco", "version": "1.0.0"},
             "streams": [{"name": "front", "camera": "unavailable",
                 "reason": "camera /dev/video0: gone; plug it in", "fps": 9.5, "limit_fps": 10.0,
-                "captured": 9, "dropped": 1, "rate_limited": 2, "camera_errors": 3, "panics": 0}],
+                "captured": 9, "dropped": 1, "rate_limited": 2, "damaged": 4, "camera_errors": 3, "panics": 0}],
             "latency_us": {
                 "capture": {"p50": 0, "p90": 0, "p99": 0, "max": 0},
                 "preprocess": {"p50": 0, "p90": 0, "p99": 0, "max": 0},

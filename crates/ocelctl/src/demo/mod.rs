@@ -6,6 +6,7 @@
 mod agent;
 mod annotate;
 mod broker;
+mod expected;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -23,13 +24,13 @@ use crate::connection::{Broker, Link, Message};
 use crate::sequence::Sequence;
 use crate::{Failure, written};
 use agent::Agent;
+use expected::{Expected, MIN_IOU};
 
 /// Name of the demonstration's device.
 const DEVICE: &str = "demo";
 
-/// What the sample pictures show.
-const EXPECTED: &[(&str, &str)] =
-    &[("astronaut", "person"), ("chelsea", "cat"), ("coffee", "cup"), ("horse", "horse")];
+/// The zoo's detector.
+const MODEL: &str = "nanodet-g-coco";
 
 /// Arguments of `ocelctl demo`.
 #[derive(Debug, clap::Args)]
@@ -65,8 +66,10 @@ struct Received {
 
 /// Runs the demonstration.
 pub(crate) async fn run(arguments: Arguments, out: &mut dyn Write) -> Result<(), Failure> {
-    let model = absolute(&arguments.models.join("nanodet-g-coco"))?;
-    let pictures = pictures(&absolute(&arguments.models.join("pictures"))?)?;
+    let model = absolute(&arguments.models.join(MODEL))?;
+    let folder = absolute(&arguments.models.join("pictures"))?;
+    let expected = Expected::read(&folder, MODEL)?;
+    let pictures = pictures(&folder)?;
     let program = match &arguments.agent {
         Some(path) => path.clone(),
         None => beside_this_program()?,
@@ -101,7 +104,7 @@ pub(crate) async fn run(arguments: Arguments, out: &mut dyn Write) -> Result<(),
     }
     .map_err(|failure| with_log(failure, &agent))?;
     say(out, "3. received over MQTT by a client of its own:")?;
-    written(writeln!(out, "{}", table(&pictures, &received)))?;
+    written(writeln!(out, "{}", table(&pictures, &received, &expected)))?;
 
     let written_files = annotate::write_all(&arguments.out, &pictures, &received.results)?;
     say(
@@ -113,15 +116,16 @@ pub(crate) async fn run(arguments: Arguments, out: &mut dyn Write) -> Result<(),
     )?;
 
     stop(&mut agent, &mut link, &mut received, out).await?;
-    let wrong = unexpected(&received.results);
-    if !wrong.is_empty() {
+    let missing = expected
+        .missing(|picture| received.results.get(picture).map_or(&[], |result| detections(result)));
+    if !missing.is_empty() {
         return Err(Failure(format!(
             "the detector did not find what the pictures show: {}",
-            wrong.join("; ")
+            missing.join("; ")
         )));
     }
-    let found: Vec<_> = EXPECTED.iter().map(|(_, label)| *label).collect();
-    say(out, &format!("Found as expected: {}.", found.join(", ")))
+    let found = expected.summary();
+    say(out, &format!("Found as expected, right class and IoU >= {MIN_IOU} with the reference: {found}."))
 }
 
 fn say(out: &mut dyn Write, line: &str) -> Result<(), Failure> {
@@ -279,16 +283,16 @@ async fn stop(
     )
 }
 
-fn table(pictures: &[Picture], received: &Received) -> Table {
+fn table(pictures: &[Picture], received: &Received, expected: &Expected) -> Table {
     let mut table = Table::new();
     table.load_preset(UTF8_HORIZONTAL_ONLY);
-    table.set_header(["picture", "label", "score", "x", "y", "width", "height", "inference"]);
+    table.set_header(["picture", "label", "score", "x", "y", "width", "height", "IoU", "inference"]);
     for picture in pictures {
         let Some(result) = received.results.get(picture.stream.as_str()) else { continue };
         let millis = format!("{:.1} ms", result.latency_us.inference as f64 / 1000.0);
         let detections = detections(result);
         if detections.is_empty() {
-            table.add_row([picture.stream.as_str(), "nothing", "", "", "", "", "", &millis]);
+            table.add_row([picture.stream.as_str(), "nothing", "", "", "", "", "", "", &millis]);
         }
         for (index, found) in detections.iter().enumerate() {
             let area = found.bounding_box;
@@ -301,6 +305,7 @@ fn table(pictures: &[Picture], received: &Received) -> Table {
                 part(area.y),
                 part(area.w),
                 part(area.h),
+                expected.overlap(picture.stream.as_str(), found).map_or_else(String::new, part),
                 if index == 0 { millis.clone() } else { String::new() },
             ]);
         }
@@ -318,29 +323,9 @@ fn detections(result: &FrameResult) -> &[Detection] {
     }
 }
 
-/// Pictures whose expected object was not found.
-fn unexpected(results: &BTreeMap<String, FrameResult>) -> Vec<String> {
-    let found = |picture: &str, label: &str| {
-        let result = results.get(picture)?;
-        detections(result).iter().find(|found| found.label == label)
-    };
-    EXPECTED
-        .iter()
-        .filter(|(picture, label)| found(picture, label).is_none())
-        .map(|(picture, label)| format!("no {label} in {picture}"))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_picture_without_its_object_is_named() {
-        let all: Vec<_> = unexpected(&BTreeMap::new());
-        assert_eq!(all.len(), EXPECTED.len());
-        assert!(all.contains(&"no cat in chelsea".to_owned()), "{all:?}");
-    }
 
     #[test]
     fn pictures_become_streams_by_name() {
