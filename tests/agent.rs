@@ -19,7 +19,7 @@ use serde_json::Value;
 use support::agent::{Agent, LONG, Setup, project};
 use support::field::Field;
 use support::proxy::Mode;
-use support::{broker, free_port, now, wait_until};
+use support::{broker, now, wait_until};
 
 const OCELLI: &str = env!("CARGO_BIN_EXE_ocelli");
 
@@ -228,9 +228,8 @@ fn commands_are_answered(broker: &Broker, boot_id: &str) {
     let answer = broker.ask("set-rate", "r3", r#","fps":2"#);
     assert_eq!(answer["ok"], serde_json::json!({ "stream": "front", "fps": 2.0 }));
     // The retained ping is still with the broker, and was delivered live as well: neither may be answered twice.
-    let health = broker.health("health after the commands", |health| {
-        health.streams[0].limit_fps == Some(2.0)
-    });
+    let health = broker
+        .health("health after the commands", |health| health.streams[0].limit_fps == Some(2.0));
     assert!(health.commands.ignored >= 2 && health.commands.repeated == 1, "{:?}", health.commands);
 }
 
@@ -427,22 +426,4 @@ fn a_port_with_somebody_else_behind_it_is_told_and_tried_again() {
     agent.wait_logged(&format!("127.0.0.1:{port} ended the connection"));
     assert!(agent.is_running());
     agent.terminate();
-}
-
-#[test]
-fn a_second_agent_on_the_same_store_does_not_touch_it() {
-    let field = Field::new("results");
-    let mut setup = Setup::new(field.dir.path(), field.proxy.port);
-    setup.durability = "results";
-    let first = setup.start(Path::new(OCELLI));
-    field.wait_flowing();
-    let elsewhere = tempfile::tempdir().unwrap();
-    let mut other = Setup::new(elsewhere.path(), free_port());
-    other.store = setup.store.clone();
-    let second = other.start(Path::new(OCELLI));
-    second.wait_logged("database is locked");
-    second.terminate();
-    field.wait_flowing();
-    first.terminate();
-    field.harvest().assert_complete();
 }

@@ -1,6 +1,13 @@
 //! The service manager's watchdog is fed while frames are finished, and no longer once the model hangs.
+//!
+//! The hang needs a model that no package can bring, so that process is this test program; the other is the binary.
+
+#![allow(clippy::unwrap_used, reason = "tests may panic, and so may what only they use")]
+
+mod support;
 
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +24,8 @@ use ocelli::vision::Geometry;
 use ocelli::vision::postprocess::{Head, HeadError};
 use ocelli::vision::preprocess::{Preprocess, PreprocessError};
 use ocelli_protocol::message::ModelId;
+use support::agent::{Agent, Setup};
+use support::broker::Broker;
 
 const CHILD: &str = "OCELLI_TEST_WATCHDOG";
 /// Frames before the model hangs.
@@ -176,4 +185,32 @@ fn a_hung_model_ends_the_feeding() {
     let stopping = told.last().unwrap().0;
     let starved = stopping - fed.last().unwrap().0;
     assert!(starved > Duration::from_secs(1), "fed until {starved:?} before the end: {told:?}");
+}
+
+#[test]
+fn the_binary_tells_the_service_manager_that_it_is_ready_lives_and_stops() {
+    let broker = Broker::start();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let config = Setup::new(folder.path(), broker.port).write();
+    let mut command = Command::new(Path::new(env!("CARGO_BIN_EXE_ocelli")));
+    command.arg("run").arg("--config").arg(config).stdout(Stdio::null()).stderr(Stdio::null());
+    let agent = Agent::start_notifying(&mut command, &path, Duration::from_millis(600));
+    let hear = || {
+        let mut buffer = [0; 512];
+        let length = socket.recv(&mut buffer).expect("a word from the agent");
+        String::from_utf8_lossy(&buffer[..length]).trim().to_owned()
+    };
+    assert!(hear().contains("READY=1"), "the first word");
+    let (mut fed, mut working) = (0, false);
+    while fed < 5 || !working {
+        let word = hear();
+        fed += u32::from(word.contains("WATCHDOG=1"));
+        working |=
+            word.contains("STATUS=tiny-classifier 0.1.0") && word.contains("broker connected");
+    }
+    agent.terminate();
+    while !hear().contains("STOPPING=1") {}
 }

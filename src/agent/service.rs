@@ -490,7 +490,9 @@ impl Service {
             detail: detail.to_string(),
         };
         let noted = self.store.audit(entry, move |row| match row {
-            Ok(row) => note_head(&head, store::AuditHead { number: row.number, digest: row.digest }),
+            Ok(row) => {
+                note_head(&head, store::AuditHead { number: row.number, digest: row.digest })
+            }
             Err(error) => log::error!("not in the audit log: {error}"),
         });
         if let Err(error) = noted {

@@ -157,10 +157,8 @@ fn read_mqtt(section: Section<'_>, host: String, device: &Id) -> Mqtt {
         client_id: if client_id.is_empty() { device.to_string() } else { client_id },
         root,
         keep_alive: section.duration("keep_alive", Duration::from_secs(5)..=longest),
-        retry_max: section.duration(
-            "retry_max",
-            Duration::from_secs(1)..=Duration::from_secs(3600),
-        ),
+        retry_max: section
+            .duration("retry_max", Duration::from_secs(1)..=Duration::from_secs(3600)),
     };
     section.finish();
     mqtt

@@ -168,6 +168,14 @@ fn audit_rows_are_chained_across_starts() {
         store.audit(entry, move |row| reply.send(row).unwrap()).unwrap();
         rows.push(answer.recv().unwrap().unwrap());
         close(&store);
+        // The next start knows where the log ends, before it adds a row.
+        let (store, _) = open(dir.path());
+        let (reply, answer) = channel();
+        store.audit_head(move |head| reply.send(head).unwrap()).unwrap();
+        let newest = rows.last().unwrap();
+        let head = AuditHead { number: newest.number, digest: newest.digest };
+        assert_eq!(answer.recv().unwrap(), Ok(head));
+        close(&store);
     }
     assert_eq!(rows[1].previous, rows[0].digest);
     assert_eq!(rows[1].number, 2);

@@ -10,8 +10,9 @@ use rusqlite::Connection;
 use crate::clock::Clock;
 use crate::store::sequence::SequenceFile;
 use crate::store::{
-    Applied, AuditEntry, AuditHead, AuditRow, Batch, DATABASE_FILE, HighWater, OutboxRow, Recovered,
-    ResultQuery, ResultRow, SEQUENCE_FILE, Settings, StoreError, audit, database, outbox, results,
+    Applied, AuditEntry, AuditHead, AuditRow, Batch, DATABASE_FILE, HighWater, OutboxRow,
+    Recovered, ResultQuery, ResultRow, SEQUENCE_FILE, Settings, StoreError, audit, database,
+    outbox, results,
 };
 
 /// Commands that may wait; more are refused with [`StoreError::Busy`].

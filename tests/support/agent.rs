@@ -107,6 +107,14 @@ impl Agent {
         Self { child, log }
     }
 
+    /// Starts a command as a service manager with this socket and watchdog time does.
+    pub fn start_notifying(command: &mut Command, socket: &Path, watchdog: Duration) -> Self {
+        command.stdin(Stdio::null()).env_remove("OCELLI_LOG").env_remove("WATCHDOG_PID");
+        command.env("NOTIFY_SOCKET", socket);
+        command.env("WATCHDOG_USEC", watchdog.as_micros().to_string());
+        Self { child: command.spawn().unwrap(), log: PathBuf::new() }
+    }
+
     /// Sends a signal by name, as `TERM`.
     pub fn signal(&self, name: &str) {
         let id = self.child.id().to_string();

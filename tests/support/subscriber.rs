@@ -49,8 +49,7 @@ impl Received {
             assert!(*from > last && to >= from, "gaps share numbers: {:?}", self.gaps);
             last = *to;
         }
-        let announced =
-            |seq: &u64| self.gaps.iter().any(|(from, to)| (from..=to).contains(&seq));
+        let announced = |seq: &u64| self.gaps.iter().any(|(from, to)| (from..=to).contains(&seq));
         let silent: Vec<_> = self.holes().into_iter().filter(|seq| !announced(seq)).collect();
         assert!(silent.is_empty(), "lost in silence: {silent:?}; announced: {:?}", self.gaps);
     }

@@ -71,7 +71,11 @@ fn what_the_demonstration_lacks_is_named() {
     let out = tempfile::tempdir().unwrap();
     let cases: [(&Path, &[&str], &str); 3] = [
         (&out.path().join("absent"), &[], "see --models"),
-        (Path::new(MODELS), &["--agent", "/nowhere/ocelli"], "cannot start the agent /nowhere/ocelli"),
+        (
+            Path::new(MODELS),
+            &["--agent", "/nowhere/ocelli"],
+            "cannot start the agent /nowhere/ocelli",
+        ),
         (Path::new(MODELS), &["--agent", "/bin/false"], "the agent ended by itself"),
     ];
     for (models, further, says) in cases {

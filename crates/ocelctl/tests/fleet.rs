@@ -34,8 +34,11 @@ impl Site {
             let file = dir.join("passwords");
             std::fs::write(&file, "").unwrap();
             for (user, password) in [("dock-3", "of the device"), ("ops", "of the operator")] {
-                let made =
-                    Command::new("mosquitto_passwd").arg("-b").arg(&file).args([user, password]).status();
+                let made = Command::new("mosquitto_passwd")
+                    .arg("-b")
+                    .arg(&file)
+                    .args([user, password])
+                    .status();
                 assert!(made.unwrap().success());
             }
             let key = |name: &str| keys.path().join(name).display().to_string();
@@ -127,7 +130,10 @@ fn an_operator_watches_and_commands_a_device() {
     let told = done(&site.ocelctl(&["watch", "--results", "10"], &[]));
     let results: Vec<_> = told.lines().filter(|line| line.contains(" #")).collect();
     assert_eq!(results.len(), 10, "{told}");
-    assert!(results.iter().all(|line| line.starts_with("dock-3 ") && line.contains("front")), "{told}");
+    assert!(
+        results.iter().all(|line| line.starts_with("dock-3 ") && line.contains("front")),
+        "{told}"
+    );
     assert!(told.contains("status     online since"), "{told}");
     assert!(told.lines().last().unwrap().ends_with("0 missing"), "{told}");
 
@@ -139,7 +145,8 @@ fn an_operator_watches_and_commands_a_device() {
         assert_eq!(found.unwrap_or_else(|| panic!("no {topic}: {told}"))["payload"]["v"], 1);
     }
 
-    let pong: Value = serde_json::from_str(&done(&site.ocelctl(&["cmd", "dock-3", "ping"], &[]))).unwrap();
+    let pong: Value =
+        serde_json::from_str(&done(&site.ocelctl(&["cmd", "dock-3", "ping"], &[]))).unwrap();
     assert!(pong["boot_id"].is_string(), "{pong}");
 
     let file = site.file("front.jpg");
@@ -152,7 +159,10 @@ fn an_operator_watches_and_commands_a_device() {
     assert_eq!(answer, serde_json::json!({ "stream": "front", "fps": 2.5 }));
 
     let refused = failed(&site.ocelctl(&["cmd", "dock-3", "fly"], &[]));
-    assert!(refused.contains("dock-3 refused: ") && refused.contains("(unknown-verb)"), "{refused}");
+    assert!(
+        refused.contains("dock-3 refused: ") && refused.contains("(unknown-verb)"),
+        "{refused}"
+    );
 
     agent.terminate();
     let offline = failed(&site.ocelctl(&["cmd", "dock-3", "ping", "--timeout", "1s"], &[]));
@@ -188,7 +198,8 @@ fn an_operator_who_is_not_let_in_is_told_why() {
         for command in [["watch", "dock-3"].as_slice(), &["cmd", "dock-3", "ping"]] {
             let output = site.ocelctl(command, &[(option, value)]);
             let told = text(&output.stderr);
-            if output.status.code() != Some(1) || !told.contains(says) || told.lines().count() != 1 {
+            if output.status.code() != Some(1) || !told.contains(says) || told.lines().count() != 1
+            {
                 mistaken.push((option, says, command[0], output.status.code(), told));
             }
         }
@@ -200,7 +211,8 @@ fn an_operator_who_is_not_let_in_is_told_why() {
 #[test]
 fn a_foreign_client_certificate_is_refused() {
     let site = Site::new();
-    let foreign = [("--cert", site.key("foreign-client.pem")), ("--key", site.key("foreign-client.key"))];
+    let foreign =
+        [("--cert", site.key("foreign-client.pem")), ("--key", site.key("foreign-client.key"))];
     let foreign: Vec<_> = foreign.iter().map(|(name, path)| (*name, path.as_str())).collect();
     let told = failed(&site.ocelctl(&["cmd", "dock-3", "ping"], &foreign));
     assert!(told.contains("--cert"), "{told}");

@@ -22,15 +22,17 @@ impl Expected {
     /// Reads `expected.json` of a folder of pictures.
     pub(super) fn read(folder: &Path, model: &str) -> Result<Self, Failure> {
         let path = folder.join("expected.json");
-        let bad =
-            |why: &dyn std::fmt::Display| Failure(format!("{}: {why}; see --models", path.display()));
+        let bad = |why: &dyn std::fmt::Display| {
+            Failure(format!("{}: {why}; see --models", path.display()))
+        };
         let text = std::fs::read(&path).map_err(|error| bad(&error))?;
         let mut models: BTreeMap<String, Value> =
             serde_json::from_slice(&text).map_err(|error| bad(&error))?;
         let pictures = models.remove(model).ok_or_else(|| bad(&format!("no \"{model}\"")))?;
         let pictures: BTreeMap<String, Vec<Detection>> =
             serde_json::from_value(pictures).map_err(|error| bad(&error))?;
-        let labels: Vec<_> = pictures.values().flatten().map(|found| found.label.as_str()).collect();
+        let labels: Vec<_> =
+            pictures.values().flatten().map(|found| found.label.as_str()).collect();
         if let Some(absent) = SHOWN.iter().find(|label| !labels.contains(label)) {
             return Err(bad(&format!("no {absent} in any picture")));
         }

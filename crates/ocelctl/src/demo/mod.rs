@@ -125,7 +125,12 @@ pub(crate) async fn run(arguments: Arguments, out: &mut dyn Write) -> Result<(),
         )));
     }
     let found = expected.summary();
-    say(out, &format!("Found as expected, right class and IoU >= {MIN_IOU} with the reference: {found}."))
+    say(
+        out,
+        &format!(
+            "Found as expected, right class and IoU >= {MIN_IOU} with the reference: {found}."
+        ),
+    )
 }
 
 fn say(out: &mut dyn Write, line: &str) -> Result<(), Failure> {
@@ -286,7 +291,17 @@ async fn stop(
 fn table(pictures: &[Picture], received: &Received, expected: &Expected) -> Table {
     let mut table = Table::new();
     table.load_preset(UTF8_HORIZONTAL_ONLY);
-    table.set_header(["picture", "label", "score", "x", "y", "width", "height", "IoU", "inference"]);
+    table.set_header([
+        "picture",
+        "label",
+        "score",
+        "x",
+        "y",
+        "width",
+        "height",
+        "IoU",
+        "inference",
+    ]);
     for picture in pictures {
         let Some(result) = received.results.get(picture.stream.as_str()) else { continue };
         let millis = format!("{:.1} ms", result.latency_us.inference as f64 / 1000.0);
