@@ -140,7 +140,7 @@ fn a_model_that_cannot_be_served_ends_the_start_with_one_line() {
         (
             "no onnx",
             |model| std::fs::write(model.join("model.onnx"), b"not a model").unwrap(),
-            &["model.onnx"],
+            &["not an ONNX file"],
         ),
         ("cut", |model| cut(&model.join("model.onnx")), &["model"]),
         ("golden", reverse_scores, &["golden picture golden/shapes.jpg"]),

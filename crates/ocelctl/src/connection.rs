@@ -1,13 +1,14 @@
 //! How every command reaches the broker: host, TLS, user. One copy of these options.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ocelli_protocol::topic::DEFAULT_ROOT;
 use rumqttc::{
-    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, Incoming, MqttOptions, QoS,
-    TlsConfiguration, Transport,
+    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, Incoming, MqttOptions,
+    Publish, QoS, TlsConfiguration, Transport,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -89,7 +90,13 @@ impl Broker {
         }
         let (client, mut events) = AsyncClient::new(options, 64);
         events.network_options.set_connection_timeout(CONNECT_TIMEOUT_SECS);
-        let mut link = Link { client, events, filters: filters.to_vec(), address: self.address() };
+        let mut link = Link {
+            client,
+            events,
+            filters: filters.to_vec(),
+            address: self.address(),
+            early: VecDeque::new(),
+        };
         let ready = tokio::time::timeout(
             Duration::from_secs(2 * CONNECT_TIMEOUT_SECS),
             link.wait_until_subscribed(),
@@ -118,6 +125,8 @@ pub(crate) struct Link {
     events: EventLoop,
     filters: Vec<String>,
     address: String,
+    /// What came before the last subscription was confirmed: retained messages of the first ones.
+    early: VecDeque<Message>,
 }
 
 /// A received message.
@@ -125,6 +134,12 @@ pub(crate) struct Message {
     pub(crate) topic: String,
     pub(crate) payload: Vec<u8>,
     pub(crate) retained: bool,
+}
+
+impl From<Publish> for Message {
+    fn from(publish: Publish) -> Self {
+        Self { topic: publish.topic, payload: publish.payload.to_vec(), retained: publish.retain }
+    }
 }
 
 impl Link {
@@ -146,6 +161,9 @@ impl Link {
                     }
                     waiting -= 1;
                 }
+                Ok(Event::Incoming(Incoming::Publish(publish))) => {
+                    self.early.push_back(publish.into());
+                }
                 Ok(_) => {}
                 Err(error) => return Err(Failure(explain(&self.address, &error))),
             }
@@ -163,15 +181,12 @@ impl Link {
 
     /// The next message. After a lost connection it reconnects, subscribes again and goes on: `lost` is told.
     pub(crate) async fn next(&mut self, mut lost: impl FnMut(&str)) -> Result<Message, Failure> {
+        if let Some(message) = self.early.pop_front() {
+            return Ok(message);
+        }
         loop {
             match self.events.poll().await {
-                Ok(Event::Incoming(Incoming::Publish(publish))) => {
-                    return Ok(Message {
-                        topic: publish.topic,
-                        payload: publish.payload.to_vec(),
-                        retained: publish.retain,
-                    });
-                }
+                Ok(Event::Incoming(Incoming::Publish(publish))) => return Ok(publish.into()),
                 Ok(Event::Incoming(Incoming::ConnAck(_))) => self.subscribe()?,
                 Ok(_) => {}
                 Err(error) => {
@@ -185,7 +200,12 @@ impl Link {
 
 /// What went wrong with the connection, and what to check.
 fn explain(address: &str, error: &ConnectionError) -> String {
+    let text = error.to_string();
     let cure = match error {
+        // With TLS 1.3 a broker refuses the client's certificate after the handshake, in the stream of packets.
+        _ if text.contains("fatal alert") => {
+            "check --cert and --key: the broker refuses this client's certificate, or misses one"
+        }
         ConnectionError::ConnectionRefused(
             ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized,
         ) => "check --username and --password-file",
@@ -195,7 +215,7 @@ fn explain(address: &str, error: &ConnectionError) -> String {
         ConnectionError::Io(_) => "check --host and --port, and that the broker runs",
         _ => "check the connection options and the broker's log",
     };
-    format!("broker {address}: {error}; {cure}")
+    format!("broker {address}: {text}; {cure}")
 }
 
 fn tls_config(
