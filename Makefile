@@ -12,10 +12,10 @@ test: ## Install what the tests need and run them all; what CI runs
 	tests/run.sh
 
 .PHONY: test-fire
-test-fire: ## Delivery with 30 cuts, kills and restarts of each kind (needs cargo-nextest); `make test` has 3
+test-fire: ## Delivery with 30 cuts, kills and restarts of each kind, figures shown; `make test` has 3
 	tests/setup.sh
-	cargo build --locked --workspace --lib --bins
-	OCELLI_FIRE_ROUNDS=30 cargo nextest run --locked --workspace --lib --bins --tests --profile fire -E 'binary(delivery) | binary(fire)'
+	cargo build --locked --workspace --bins
+	OCELLI_FIRE_ROUNDS=30 cargo test --locked --workspace --test delivery --test fire -- --nocapture
 
 .PHONY: lint
 lint: ## Formatting and lints
