@@ -243,6 +243,33 @@ fn a_killed_agent_is_told_offline_by_the_broker() {
 }
 
 #[test]
+fn an_agent_whose_terminal_goes_away_ends_in_order() {
+    let broker = Broker::start();
+    let mut agent = broker.agent(&pictures());
+    let online = broker.presence(Presence::Online);
+    broker.wait("result", result_of);
+    agent.signal("HUP");
+    assert!(agent.end().success(), "ended by the signal itself: results in memory were lost");
+    assert_eq!(broker.presence(Presence::Offline).boot_id, online.boot_id);
+}
+
+#[test]
+fn a_retained_message_that_is_too_large_stops_no_results() {
+    let broker = Broker::start();
+    let large = broker.folder.path().join("large");
+    std::fs::write(&large, vec![b'x'; ocelli::mqtt::MAX_INCOMING_BYTES + 1024]).unwrap();
+    let published = Command::new("mosquitto_pub")
+        .args(["-h", "127.0.0.1", "-p", &broker.broker.port.to_string(), "-q", "1", "-r"])
+        .args(["-t", "ocelli/device/dock-3/cmd/ping", "-f", large.to_str().unwrap()])
+        .status();
+    assert!(published.unwrap().success());
+    let agent = broker.agent(&pictures());
+    let health = broker.health("steady connection", |health| health.uptime_s >= 8);
+    assert_eq!((health.broker.connected, health.broker.sessions), (true, 2), "{health:?}");
+    agent.terminate();
+}
+
+#[test]
 fn an_agent_whose_camera_is_away_lives_says_so_and_goes_on_once_it_is_there() {
     let broker = Broker::start();
     let absent = broker.folder.path().join("absent");
