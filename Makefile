@@ -30,6 +30,10 @@ audit: ## Advisories, licences and sources of all dependencies (needs cargo-deny
 test-v4l2: ## Capture from the kernel's vivid driver in a virtual machine (Debian on x86_64; installs QEMU)
 	tests/v4l2/run.sh
 
+.PHONY: test-parity
+test-parity: ## Compare with onnxruntime and Pillow on the labelled pictures in OCELLI_DATA (Python; about ten minutes)
+	tests/parity/run.sh
+
 .PHONY: demo
 demo: ## Broker, agent and receiver on this machine: real pictures, real model, results over MQTT, boxes in demo-out/
 	tests/setup.sh build

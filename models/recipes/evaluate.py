@@ -78,15 +78,25 @@ def believe(other, pictures):
     return [np.array([[*corners(**row["box"]), row["class"]] for row in rows]).reshape(-1, 5) for rows in found]
 
 
+def pictures_of(folder):
+    return sorted(glob.glob(os.path.join(folder, "images", "*.jpg")))
+
+
+def mean_average_precisions(found, truth):
+    """Over the classes present, at each of the IoU thresholds."""
+    found = [rows[:MOST_DETECTIONS] for rows in found]
+    labels = np.unique(np.concatenate([boxes[:, 4] for boxes in truth]))
+    return [np.mean([average_precision(found, truth, label, threshold) for label in labels])
+            for threshold in IOU_THRESHOLDS]
+
+
 def evaluate_detector(reference, folder, other=None):
-    pictures = sorted(glob.glob(os.path.join(folder, "images", "*.jpg")))
+    pictures = pictures_of(folder)
     names = [os.path.splitext(os.path.basename(path))[0] for path in pictures]
     truth = (believe(other, pictures) if other else
              [read_truth(os.path.join(folder, "labels", name + ".txt")) for name in names])
-    found = [reference.find(path, score_threshold=SCORE_THRESHOLD)[:MOST_DETECTIONS] for path in pictures]
-    labels = np.unique(np.concatenate([boxes[:, 4] for boxes in truth]))
-    means = [np.mean([average_precision(found, truth, label, threshold) for label in labels])
-             for threshold in IOU_THRESHOLDS]
+    found = [reference.find(path, score_threshold=SCORE_THRESHOLD) for path in pictures]
+    means = mean_average_precisions(found, truth)
     count = sum(map(len, truth))
     return f"{len(pictures)} pictures, {count} boxes: mAP50 {means[0]:.3f}, mAP50-95 {np.mean(means):.3f}"
 
