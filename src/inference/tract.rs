@@ -5,6 +5,7 @@
 
 mod caught;
 mod lower;
+mod resize;
 mod steps;
 
 use std::time::Instant;
@@ -49,6 +50,7 @@ fn plan(graph: &GraphView<'_>, nodes: &NodeSet, io: &SegmentIo) -> TractResult<T
     // tract keeps its operator groups private: it is all or none.
     tract_onnx::ops::register_all_ops(&mut op_register);
     steps::register(&mut op_register);
+    resize::register(&mut op_register);
     let framework = Onnx { op_register, ..Onnx::default() };
     let parsed = framework.parse(&proto, None)?;
     ensure!(parsed.unresolved_inputs.is_empty(), "unresolved {:?}", parsed.unresolved_inputs);

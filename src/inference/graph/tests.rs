@@ -224,29 +224,41 @@ fn every_truncated_file_is_refused_without_a_panic() {
     }
 }
 
+/// Seeded faults in a file.
+struct Mutator(u64);
+
+impl Mutator {
+    fn random(&mut self, below: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 16) as usize % below
+    }
+
+    /// One to three faults at places that `place` chooses.
+    fn mutate(&mut self, whole: &[u8], place: impl Fn(&mut Self, usize) -> usize) -> Vec<u8> {
+        let mut file = whole.to_vec();
+        for _ in 0..=self.random(3) {
+            let at = place(self, file.len());
+            match self.random(3) {
+                0 => file[at] ^= 1 << self.random(8),
+                1 => file[at] = [0, 1, 0x7f, 0x80, 0xff][self.random(5)],
+                _ => drop(file.drain(at..(at + 1 + self.random(8)).min(file.len()))),
+            }
+        }
+        file
+    }
+}
+
 /// Seeded mutations of whole files through the whole of loading: an error or a session, never a panic.
 #[test]
 fn mutated_files_load_or_are_refused() {
     let clock = std::sync::Arc::new(crate::clock::SystemClock);
-    let mut state = 0x2545_F491_4F6C_DD1D_u64;
-    let mut random = move |below: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 16) as usize % below
-    };
+    let mut mutator = Mutator(0x2545_F491_4F6C_DD1D);
     let (mut loaded, mut refused) = (0, 0);
     for whole in [bytes(&float_model()), bytes(&qdq_model())] {
         for _ in 0..400 {
-            let mut file = whole.clone();
-            for _ in 0..=random(3) {
-                let at = random(file.len());
-                match random(3) {
-                    0 => file[at] ^= 1 << random(8),
-                    1 => file[at] = [0, 1, 0x7f, 0x80, 0xff][random(5)],
-                    _ => drop(file.drain(at..(at + 1 + random(8)).min(file.len()))),
-                }
-            }
+            let file = mutator.mutate(&whole, Mutator::random);
             match Session::load(&file, &[], SessionOptions::default(), clock.clone()) {
                 Ok(_) => loaded += 1,
                 Err(
@@ -259,4 +271,26 @@ fn mutated_files_load_or_are_refused() {
         }
     }
     assert!(loaded > 50 && refused > 50, "{loaded} loaded, {refused} refused");
+}
+
+/// Nodes stand before the weights, inputs and outputs after them.
+#[test]
+fn mutated_headers_of_the_zoo_are_read_or_refused() {
+    let mut mutator = Mutator(0x9E37_79B9_7F4A_7C15);
+    for name in ["efficientnet-lite0", "nanodet-g-coco", "centerface"] {
+        let zoo = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+        let whole = std::fs::read(zoo.join(name).join("model.onnx")).expect("a model of the zoo");
+        let (mut read, mut refused) = (0, 0);
+        for _ in 0..100 {
+            let file = mutator.mutate(&whole, |mutator, len| match mutator.random(4) {
+                0 => len - 1 - mutator.random(2048),
+                _ => mutator.random(32 << 10),
+            });
+            match Graph::parse(&file, &Limits::default()) {
+                Ok(_) => read += 1,
+                Err(_) => refused += 1,
+            }
+        }
+        assert!(read > 0 && refused > 20, "{name}: {read} read, {refused} refused");
+    }
 }

@@ -1,8 +1,9 @@
 //! Spells a part of a graph out in operators that tract knows, quantised tensors as steps (see `steps`).
 
+use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::{AttributeProto, ModelProto};
 
-use super::steps;
+use super::{resize, steps};
 use crate::inference::delegate::SegmentIo;
 use crate::inference::graph::{
     Activation, Arithmetic, Encoder, GraphView, Node, NodeSet, TensorId, TensorInfo, clip,
@@ -83,6 +84,7 @@ impl<'a> Lowering<'a> {
             "AveragePool" | "GlobalAveragePool" | "ReduceMean" => self.mean(node),
             "Add" => self.add(node),
             "Concat" => self.concat(node),
+            "Resize" => self.resize(node),
             op if MOVES.contains(&op) => self.moves(node),
             _ => self.lookup(node),
         };
@@ -289,6 +291,54 @@ impl<'a> Lowering<'a> {
             &[&a, &b],
             &[&name],
             vec![floats_attribute("numbers", numbers)],
+        );
+        Some(())
+    }
+
+    /// Bilinear at half-pixel centres, as nets enlarge their maps; others are tract's.
+    fn resize(&mut self, node: &Node) -> Option<()> {
+        let (x, y) = (self.tensor(node.input(0))?, self.tensor(node.output())?);
+        let (at_x, at_y) = (quantised(x)?, quantised(y)?);
+        let (&[n, c, height, width], &[same_n, same_c, to_height, to_width]) =
+            (x.shape.as_slice(), y.shape.as_slice())
+        else {
+            return None;
+        };
+        let half_pixel = node.text("coordinate_transformation_mode");
+        let plain = node.attributes().iter().all(|attribute| {
+            matches!(
+                attribute.name.as_str(),
+                "coordinate_transformation_mode" | "mode" | "cubic_coeff_a" | "nearest_mode"
+            )
+        });
+        let factors =
+            match self.tensor(node.input(2)).map(|scales| (scales.len(), scales.constant())) {
+                Some((4, Some(TensorBuffer::F32(scales)))) => [scales[2], scales[3]],
+                _ => return None,
+            };
+        let fits = self.graph.opset() >= 11
+            && plain
+            && half_pixel.is_none_or(|mode| mode == "half_pixel")
+            && node.text("mode") == Some("linear")
+            && node.activation.is_none()
+            && (n, c) == (same_n, same_c)
+            && ![height, width, to_height, to_width].contains(&0);
+        if !fits {
+            return None;
+        }
+        let (low, high) = range(y, at_y, None);
+        let numbers = vec![at_x.scale, at_y.scale, factors[0], factors[1], low, high];
+        let mut lengths = int_attribute("lengths", 0);
+        lengths.r#type = AttributeType::Ints as i32;
+        lengths.ints =
+            [to_height, to_width].map(|length| i64::try_from(length).unwrap_or(0)).into();
+        let (from, to) = (self.steps(x), steps_of(y));
+        self.encoder.claim(&to);
+        self.encoder.node(
+            resize::RESIZE,
+            &[&from],
+            &[&to],
+            vec![floats_attribute("numbers", numbers), lengths],
         );
         Some(())
     }

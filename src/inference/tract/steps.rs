@@ -54,7 +54,7 @@ fn requantise(_: &ParsingContext<'_>, node: &NodeProto) -> Built {
     wrap(Kernel::Requantise { factors: factors.into(), axis, low: *low, high: *high })
 }
 
-fn numbers(node: &NodeProto) -> TractResult<&[f32]> {
+pub(super) fn numbers(node: &NodeProto) -> TractResult<&[f32]> {
     let found = node.attribute.iter().find(|attribute| attribute.name == "numbers");
     found.map(|attribute| attribute.floats.as_slice()).context("no attribute `numbers`")
 }
@@ -83,7 +83,7 @@ enum Kernel {
 impl Eq for Kernel {}
 
 #[inline]
-fn round(x: f32, low: f32, high: f32) -> f32 {
+pub(super) fn round(x: f32, low: f32, high: f32) -> f32 {
     // Clamping first keeps |x| far below 2^22; NaN becomes `low`.
     (x.max(low).min(high) + ROUND) - ROUND
 }
