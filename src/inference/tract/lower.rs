@@ -81,7 +81,8 @@ impl<'a> Lowering<'a> {
         }
         let done = match node.op.as_str() {
             "Conv" | "ConvTranspose" | "MatMul" | "Gemm" => self.products(node),
-            "AveragePool" | "GlobalAveragePool" | "ReduceMean" => self.mean(node),
+            "AveragePool" => self.average(node),
+            "GlobalAveragePool" | "ReduceMean" => self.mean(node),
             "Add" => self.add(node),
             "Concat" => self.concat(node),
             "Resize" => self.resize(node),
@@ -157,7 +158,7 @@ impl<'a> Lowering<'a> {
         let (low, high) = range(output, at, None);
         let name = steps_of(output);
         self.encoder.claim(&name);
-        let numbers = floats_attribute("numbers", vec![at.scale, low, high]);
+        let numbers = floats_attribute("numbers", vec![at.scale, low, high, 0.0]);
         self.encoder.node(steps::QUANTISE, &[reals], &[&name], vec![numbers]);
     }
 
@@ -270,6 +271,24 @@ impl<'a> Lowering<'a> {
         self.emit(node, &inputs, &[&raw]);
         let range = range(y, at_y, node.activation);
         self.requantise(&raw, y, (0, vec![at_x.scale / at_y.scale]), range);
+        Some(())
+    }
+
+    /// On reals, and with the zero point inside the rounding, as onnxruntime's QLinearAveragePool.
+    fn average(&mut self, node: &Node) -> Option<()> {
+        let (x, y) = (self.tensor(node.input(0))?, self.tensor(node.output())?);
+        quantised(x)?;
+        let at_y = quantised(y)?;
+        let raw = format!("{}::means", y.name);
+        let inputs = vec![self.reals(x)];
+        self.emit(node, &inputs, &[&raw]);
+        let (low, high) = range(y, at_y, node.activation);
+        #[expect(clippy::cast_precision_loss, reason = "a byte")]
+        let numbers = vec![at_y.scale, low, high, at_y.zero_point as f32];
+        let name = steps_of(y);
+        self.encoder.claim(&name);
+        let numbers = floats_attribute("numbers", numbers);
+        self.encoder.node(steps::QUANTISE, &[&raw], &[&name], vec![numbers]);
         Some(())
     }
 

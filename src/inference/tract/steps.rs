@@ -28,8 +28,10 @@ pub(super) fn register(register: &mut OnnxOpRegister) {
         wrap(Kernel::Store { zero_point: node.get_attr("zero_point")?, to })
     });
     register.insert(QUANTISE, |_, node| {
-        let &[scale, low, high] = numbers(node)? else { bail!("scale, low, high") };
-        wrap(Kernel::Quantise { scale, low, high })
+        let &[scale, low, high, inside] = numbers(node)? else {
+            bail!("scale, low, high, zero point inside")
+        };
+        wrap(Kernel::Quantise { scale, low, high, inside })
     });
     register.insert(REQUANTISE, requantise);
     register.insert(ADD, |_, node| {
@@ -69,8 +71,9 @@ enum Kernel {
     Load { zero_point: i32 },
     /// Steps to bytes.
     Store { zero_point: i32, to: DatumType },
-    /// Reals to steps: `clamp(round(x / scale))`.
-    Quantise { scale: f32, low: f32, high: f32 },
+    /// Reals to steps: `clamp(round(x / scale + inside)) - inside`. ONNX adds the zero point after rounding (`inside` is
+    /// 0); onnxruntime's average pooling before, which turns ties over where it is odd.
+    Quantise { scale: f32, low: f32, high: f32, inside: f32 },
     /// Sums of products to steps: `clamp(round(x * factor))`, one factor or one per slice along an axis.
     Requantise { factors: Box<[f32]>, axis: usize, low: f32, high: f32 },
     /// The sum of two tensors of steps, in steps. With the fused multiply-adds of onnxruntime's QLinearAdd on AVX2, in
@@ -111,8 +114,10 @@ impl Kernel {
     /// Rewrites floats where they lie.
     fn in_place(&self, shape: &[usize], values: &mut [f32]) {
         match self {
-            Self::Quantise { scale, low, high } => {
-                values.iter_mut().for_each(|x| *x = round(*x / scale, *low, *high));
+            Self::Quantise { scale, low, high, inside } => {
+                let (low, high) = (low + inside, high + inside);
+                let quantise = |x: f32| round(x / scale + inside, low, high) - inside;
+                values.iter_mut().for_each(|x| *x = quantise(*x));
             }
             Self::Requantise { factors, axis, low, high } => {
                 let inner = shape.get(axis + 1..).map_or(1, |rest| rest.iter().product());
