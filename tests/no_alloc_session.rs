@@ -124,7 +124,6 @@ fn a_session_allocates_nothing_around_a_delegate() {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "the figures are for docs/inference.md")]
 fn tract_allocates_the_same_in_each_frame() {
     let costs = cost_of_runs("efficientnet-lite0", &[]);
     println!("efficientnet-lite0: allocations and bytes of a run {costs:?}");
