@@ -159,7 +159,10 @@ fn check_golden(
 }
 
 /// A JPEG or PNG file as a frame.
-fn picture(file: &[u8], clock: &dyn Clock) -> Result<Frame, String> {
+///
+/// # Errors
+/// What is wrong with the file; a JPEG is looked into by the preprocessing.
+pub(crate) fn picture(file: &[u8], clock: &dyn Clock) -> Result<Frame, String> {
     let frame = Frame { captured_at: clock.wall(), ..Frame::empty(clock.now()) };
     if !file.starts_with(b"\x89PNG") {
         return Ok(Frame { data: file.to_vec(), format: PixelFormat::Mjpeg, ..frame });

@@ -22,8 +22,10 @@ use crate::pipeline::{self, OpenCamera, Pipeline, Stream};
 use crate::report::new_boot_id;
 use crate::store::StoreError;
 
+pub(crate) use load::picture;
 pub use load::{Loaded, ModelError, load};
 pub use local::DEVICE as LOCAL_DEVICE;
+pub(crate) use service::forward;
 pub use settings::{DeliverySettings, ModelSettings, Settings, StreamSettings, WatchdogLimits};
 
 /// Longest wait for threads of the pipeline at the end.

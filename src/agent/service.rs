@@ -103,7 +103,7 @@ struct Tasks {
 }
 
 /// Hands reports over until the pipeline or the reporter ends. Waits while the outbox holds back.
-async fn forward(mut reports: Reports, streams: Vec<Id>, handle: ReporterHandle) {
+pub(crate) async fn forward(mut reports: Reports, streams: Vec<Id>, handle: ReporterHandle) {
     while let Some(report) = reports.recv().await {
         let frame = FrameReport {
             stream: streams[report.stream].clone(),

@@ -1,5 +1,8 @@
 //! `ocelli bench`: how long a model takes here, on which delegate, and what it answers.
 
+mod stages;
+
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -9,7 +12,9 @@ use std::time::{Duration, Instant};
 use lexopt::prelude::*;
 use serde::Serialize;
 
+use self::stages::{Frames, Spread, StageTable};
 use super::npy;
+use crate::agent::{self, ModelError, ModelSettings};
 use crate::clock::Clock;
 use crate::file::read_regular;
 use crate::inference::session::{LoadError, SegmentReport, SessionError};
@@ -22,10 +27,12 @@ pub const HELP: &str = "\
 Usage: ocelli bench MODEL [OPTIONS]
 
 Runs a model again and again and says how long it took. MODEL is an ONNX file with static
-shapes, or the folder of a model package.
+shapes, or the folder of a model package. A package also gets a table of what else a frame
+costs, from the camera to the MQTT connection's channel, one frame at a time through the
+agent's own threads: a 1280x720 YUYV frame, then the golden pictures as files.
 
   --delegates A,B    who may run it, in order of preference (default: all of this build; tract is always last)
-  --threads N        threads for delegates that use several (default 1)
+  --threads N        threads for delegates that use several (default 1); tract always uses one
   --runs N           runs that count (default 50)
   --warmup N         runs before, that do not count (default 5)
   --input FILE.npy   the input, float32 in the model's shape (default: random, the same each time)
@@ -34,8 +41,9 @@ shapes, or the folder of a model package.
   --layers           also prints a line for each segment
   --json             prints one JSON object instead of text
 
-Times include the quantisation of a float input. Example:
+Times include the quantisation of a float input. Examples:
   ocelli bench model.onnx --runs 100 --json
+  ocelli bench models/nanodet-g-coco
 ";
 
 /// Largest model or input read, bytes.
@@ -77,6 +85,12 @@ pub enum BenchError {
         /// Why not.
         source: LoadError,
     },
+    /// The package is not served by the agent.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The way of a frame cannot be measured.
+    #[error("stages: {0}")]
+    Stages(String),
     /// A run failed.
     #[error(transparent)]
     Run(#[from] SessionError),
@@ -111,6 +125,9 @@ struct Figures {
     p99_ms: f64,
     peak_rss_mib: f64,
     segments: Vec<SegmentFigures>,
+    /// By kind of frame; only for packages.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    stages: BTreeMap<&'static str, StageTable>,
 }
 
 #[derive(Debug, Serialize)]
@@ -155,13 +172,43 @@ pub fn run(
         dump(&session, path)?;
     }
     let report = session.report().segments;
-    let figures = figures(&settings, names, load, times, &report);
+    let mut figures = figures(&settings, names, load, times, &report);
+    drop(session);
+    if settings.model.is_dir() {
+        figures.stages = frame_stages(&settings, &figures.delegates, clock)?;
+    }
     if settings.json {
         serde_json::to_writer(&mut *out, &figures).map_err(io::Error::from)?;
         return Ok(writeln!(out)?);
     }
     print(&figures, out)?;
-    if settings.layers { print_segments(&report, out) } else { Ok(()) }
+    if figures.threads != settings.threads {
+        writeln!(
+            out,
+            "one thread: tract, which runs all of it, uses no more; --threads is for others"
+        )?;
+    }
+    if settings.layers {
+        print_segments(&report, out)?;
+    }
+    figures.stages.iter().try_for_each(|(source, table)| print_stages(source, table, out))
+}
+
+/// The way of frames through the agent with this model.
+fn frame_stages(
+    settings: &Settings,
+    delegates: &[String],
+    clock: &Arc<dyn Clock>,
+) -> Result<BTreeMap<&'static str, StageTable>, BenchError> {
+    let model = ModelSettings {
+        path: settings.model.clone(),
+        delegates: delegates.to_vec(),
+        deadline: PATIENCE,
+    };
+    let loaded = agent::load(&model, clock)?;
+    let frames = Frames { warmup: settings.warmup, counted: settings.runs };
+    let tables = stages::measure(loaded, frames, clock).map_err(BenchError::Stages)?;
+    Ok(tables.into_iter().map(|table| (table.source, table)).collect())
 }
 
 fn timed(
@@ -320,10 +367,11 @@ fn figures(
         nodes: segment.nodes.len(),
         macs: segment.macs,
     };
+    let only_tract = report.iter().all(|segment| segment.delegate == "tract");
     Figures {
         model: settings.model.display().to_string(),
         delegates,
-        threads: settings.threads,
+        threads: if only_tract { 1 } else { settings.threads },
         runs: settings.runs,
         load_ms: milliseconds(load),
         min_ms: at(0),
@@ -332,6 +380,7 @@ fn figures(
         p99_ms: at(99),
         peak_rss_mib: peak_rss_mib().unwrap_or(0.0),
         segments: report.iter().map(segment).collect(),
+        stages: BTreeMap::new(),
     }
 }
 
@@ -358,6 +407,28 @@ fn print(figures: &Figures, out: &mut dyn Write) -> Result<(), BenchError> {
     for segment in &figures.segments {
         let (delegate, nodes, macs) = (&segment.delegate, segment.nodes, segment.macs);
         writeln!(out, "{delegate}: {nodes} nodes, {:.1} MMAC", macs as f64 / 1e6)?;
+    }
+    Ok(())
+}
+
+fn print_stages(source: &str, table: &StageTable, out: &mut dyn Write) -> Result<(), BenchError> {
+    writeln!(
+        out,
+        "\n{source}, {} frames {:>19} {:>9} {:>9}",
+        table.frames, "min µs", "p50 µs", "p99 µs"
+    )?;
+    let rows: [(&str, Spread); 7] = [
+        ("capture hand-over", table.capture),
+        ("preprocess", table.preprocess),
+        ("inference", table.inference),
+        ("postprocess", table.postprocess),
+        ("JSON", table.json),
+        ("hand-over to MQTT", table.mqtt),
+        ("all but inference", table.not_inference),
+    ];
+    for (stage, spread) in rows {
+        let Spread { min_us, p50_us, p99_us } = spread;
+        writeln!(out, "  {stage:<31} {min_us:>9} {p50_us:>9} {p99_us:>9}")?;
     }
     Ok(())
 }
@@ -472,6 +543,35 @@ mod tests {
     fn takes_a_model_package() {
         let text = bench(&[fixture("tiny-classifier").to_str().expect("UTF-8"), "--runs", "1"]);
         assert!(text.expect("figures").contains("tract:"));
+    }
+
+    #[test]
+    fn a_package_also_gets_the_stages_of_its_frames() {
+        let package = fixture("tiny-classifier");
+        let json = bench(&[package.to_str().expect("UTF-8"), "--runs=5", "--warmup=1", "--json"]);
+        let json: serde_json::Value = serde_json::from_str(&json.expect("figures")).expect("JSON");
+        for source in ["yuyv-1280x720", "golden"] {
+            let table = &json["stages"][source];
+            assert_eq!(table["frames"], 5, "{source}");
+            let at = |stage: &str, figure: &str| {
+                let found = table[stage][figure].as_u64();
+                found.unwrap_or_else(|| panic!("{source}: {stage}.{figure} is missing"))
+            };
+            let parts = ["capture", "preprocess", "postprocess", "json", "mqtt"];
+            let least: u64 = parts.iter().map(|stage| at(stage, "min_us")).sum();
+            let most: u64 = parts.iter().map(|stage| at(stage, "p99_us")).sum();
+            assert!(at("preprocess", "min_us") > 0 && at("inference", "p50_us") > 0, "{table}");
+            assert!((least..=most).contains(&at("not_inference", "p50_us")), "{table}");
+        }
+    }
+
+    #[test]
+    fn does_not_claim_threads_that_tract_does_not_use() {
+        let model = fixture("tiny-qop.onnx");
+        let arguments = [model.to_str().expect("UTF-8"), "--runs=1", "--threads=2"];
+        assert!(bench(&arguments).expect("figures").contains("one thread: tract"));
+        let json = bench(&[&arguments[..], &["--json"]].concat()).expect("figures");
+        assert!(json.contains("\"threads\":1,"), "{json}");
     }
 
     #[test]
