@@ -43,3 +43,19 @@ demo: ## Broker, agent and receiver on this machine: real pictures, real model, 
 .PHONY: test-tuf
 test-tuf: ## Run the public TUF conformance suite: TUF_CONFORMANCE=CHECKOUT (needs python3, faketime and the network)
 	crates/tuf/conformance.sh
+
+.PHONY: bench-frame
+bench-frame: ## The frame path without inference beside OpenCV, on one core (needs python3 with venv and the network)
+	benches/frame_path.sh
+
+.PHONY: bench-stages
+bench-stages: ## What each stage of a frame costs with the detector, from the camera to the MQTT connection
+	cargo run --locked --release --quiet -p ocelli -- bench models/nanodet-g-coco
+
+.PHONY: bench-peers
+bench-peers: ## The zoo beside onnxruntime and OpenVINO on one core; writes docs/performance.md (needs python3 with venv and the network)
+	benches/peers.sh
+
+.PHONY: footprint
+footprint: ## Size of the device binary and memory with each model of the zoo
+	benches/footprint.sh

@@ -10,8 +10,9 @@ trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet numpy opencv-python-headless
 cd "$here/.."
-as_release="profile.dev.package.ocelli={opt-level=3,debug-assertions=false,overflow-checks=false}"
-bench="cargo bench --profile dev --config $as_release --bench frame_path"
+own=profile.dev.package.ocelli
+bench="cargo bench --profile dev --config $own.opt-level=3 --config $own.debug-assertions=false \
+    --config $own.overflow-checks=false --bench frame_path"
 $bench --no-run
 # Before and after: a busy machine shows as a difference between the two.
 for round in 1 2; do
