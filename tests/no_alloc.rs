@@ -177,7 +177,13 @@ fn a_frame_costs_no_allocation() {
             assert!(SystemClock.now() < end, "{seen} of {frames} frames");
         }
     };
-    // Every buffer of the queue and of the frames has had its turn.
+    // Every buffer of the queue and of the frames has its turn before the count: all wait, full, for the consumer.
+    let control = pipeline.control();
+    let end = SystemClock.now() + Duration::from_secs(60);
+    while control.reports_waiting() < pipeline::Settings::default().report_buffers {
+        assert!(SystemClock.now() < end, "the queue never fills");
+        std::thread::yield_now();
+    }
     receive(100);
     COUNTING.store(true, Ordering::SeqCst);
     receive(300);

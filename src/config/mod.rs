@@ -4,7 +4,6 @@
 //! --defaults`. Secrets never stand in the file, only paths to them.
 
 mod read;
-mod secret;
 mod section;
 mod settings;
 #[cfg(test)]
@@ -19,7 +18,7 @@ use toml::de::{DeTable, Error as TomlError};
 
 use crate::file::read_regular;
 
-pub use secret::{SecretError, read_password, readable_by_others};
+pub use crate::mqtt::{SecretError, read_password, readable_by_others};
 pub use section::Problem;
 use section::{Section, Source};
 

@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::mqtt::backoff::Backoff;
 use crate::mqtt::{
     Incoming, MAX_INCOMING_BYTES, MAX_OUTGOING_BYTES, Message, Outgoing, Port, Publish, QoS,
-    Refusal, RefusalKind, Retain, Session, Settings, Token, Wire, port, tls,
+    Refusal, RefusalKind, Retain, Session, Settings, Token, Wire, port, read_password, tls,
 };
 
 /// Requests inside the library; more wait in the channel.
@@ -150,14 +150,8 @@ impl Connection {
 
     fn password(&self) -> Result<String, Refusal> {
         let Some(path) = &self.settings.password_file else { return Ok(String::new()) };
-        let text = std::fs::read_to_string(path).map_err(|error| Refusal {
-            kind: RefusalKind::Settings,
-            message: format!(
-                "mqtt.password_file {}: {error}; make it readable by the agent",
-                path.display()
-            ),
-        })?;
-        Ok(text.trim_end_matches(['\n', '\r']).to_owned())
+        read_password(path)
+            .map_err(|error| Refusal { kind: RefusalKind::Settings, message: error.to_string() })
     }
 
     async fn session(&mut self, options: MqttOptions) -> End {

@@ -5,6 +5,7 @@
 
 pub mod backoff;
 pub mod client;
+mod secret;
 mod tls;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 pub use backoff::BackoffSettings;
+pub use secret::{SecretError, read_password, readable_by_others};
 
 /// Messages that may wait for the wire. Senders see a full channel and hold back.
 pub const OUTGOING: usize = 128;

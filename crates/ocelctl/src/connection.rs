@@ -112,10 +112,8 @@ impl Broker {
 
     fn password(&self) -> Result<String, Failure> {
         let Some(path) = &self.password_file else { return Ok(String::new()) };
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            Failure(format!("{}: {error}; see --password-file", path.display()))
-        })?;
-        Ok(text.lines().next().unwrap_or_default().to_owned())
+        ocelli::mqtt::read_password(path)
+            .map_err(|error| Failure(format!("{error}; see --password-file")))
     }
 }
 
