@@ -180,3 +180,24 @@ fn audit_rows_are_chained_across_starts() {
     assert_eq!(rows[1].previous, rows[0].digest);
     assert_eq!(rows[1].number, 2);
 }
+
+#[test]
+fn a_query_sees_the_rows_sent_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings {
+        group_commit: std::time::Duration::from_secs(60),
+        ..Settings::in_dir(dir.path())
+    };
+    let (store, _) = start(settings, Arc::new(SystemClock)).unwrap();
+    let entry = AuditEntry {
+        at: UnixTime::from_micros(1),
+        kind: "start".into(),
+        subject: "test".into(),
+        detail: "{}".into(),
+    };
+    store.audit(entry, |row| assert!(row.is_ok())).unwrap();
+    let (reply, answer) = channel();
+    store.audit_head(move |head| reply.send(head).unwrap()).unwrap();
+    assert_eq!(answer.recv().unwrap().unwrap().number, 1);
+    close(&store);
+}

@@ -275,8 +275,16 @@ impl Worker {
         }
     }
 
-    /// Answers reads at once; puts writes into the group. Returns the reply of a close.
+    /// Puts writes into the group; answers reads at once. Returns the reply of a close.
+    ///
+    /// A query sees the writes that were sent before it. A load of outbox rows need not: the outbox knows what it has under way.
     fn take(&mut self, command: Command, group: &mut Vec<Command>) -> Option<Reply<()>> {
+        if matches!(
+            command,
+            Command::Query(..) | Command::AuditAfter { .. } | Command::AuditHead(_)
+        ) {
+            self.commit(std::mem::take(group));
+        }
         match command {
             Command::Load { after, limit, max_bytes, reply } => {
                 reply(self.read(|connection| outbox::after(connection, after, limit, max_bytes)));
