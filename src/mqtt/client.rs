@@ -167,13 +167,15 @@ impl Connection {
             held: None,
             sent: VecDeque::new(),
             in_flight: HashMap::new(),
+            acked: self.clock.now(),
             asked: VecDeque::new(),
             subscribing: HashMap::new(),
         };
+        let patience = 2 * self.settings.keep_alive;
         let mut since: Option<Instant> = None;
         loop {
+            // No order among these: a flood of events must not keep requests waiting.
             tokio::select! {
-                biased;
                 event = events.recv() => {
                     let Some(event) = event else {
                         let message = "the MQTT client stopped; this is a fault of the agent".to_owned();
@@ -198,13 +200,17 @@ impl Connection {
                             }
                         }
                         Ok(event) => {
-                            if let Some(told) = live.handle(event)
+                            if let Some(told) = live.handle(event, self.clock.now())
                                 && self.wire.incoming.send(told).await.is_err()
                             {
                                 return End::Done;
                             }
                         }
                     }
+                }
+                () = until(live.overdue(patience)), if !live.in_flight.is_empty() => {
+                    let lasted = since.map_or(Duration::ZERO, |at| self.clock.now().saturating_duration_since(at));
+                    return End::Broken { refusal: self.unacknowledged(patience), lasted };
                 }
                 () = until(self.deaf_until), if since.is_some() && self.deaf_until.is_some() => {
                     self.deaf_until = None;
@@ -241,6 +247,15 @@ impl Connection {
                 live.offer();
             }
         }
+    }
+
+    fn unacknowledged(&self, patience: Duration) -> Refusal {
+        let (host, port) = (&self.settings.host, self.settings.port);
+        let message = format!(
+            "{host}:{port} acknowledges nothing for {} s; the connection is given up; check the broker's disk and queue limits",
+            patience.as_secs()
+        );
+        Refusal { kind: RefusalKind::Timeout, message }
     }
 
     fn explain(&self, error: &ConnectionError, connected: bool) -> Refusal {
@@ -300,6 +315,8 @@ struct Live {
     sent: VecDeque<Token>,
     /// On the wire, by packet identifier.
     in_flight: HashMap<u16, Token>,
+    /// When an acknowledgement came last, or the first of `in_flight` went out.
+    acked: Instant,
     /// Filters to ask for.
     asked: VecDeque<String>,
     /// Asked for: first those without a packet identifier in order, then by identifier.
@@ -337,13 +354,21 @@ impl Live {
         }
     }
 
+    /// When a broker that answers pings but acknowledges nothing is given up: the outbox would wait for it for ever.
+    fn overdue(&self, patience: Duration) -> Option<Instant> {
+        (!self.in_flight.is_empty()).then(|| self.acked + patience)
+    }
+
     /// What an event of the library means for the agent.
-    fn handle(&mut self, event: Event) -> Option<Incoming> {
+    fn handle(&mut self, event: Event, now: Instant) -> Option<Incoming> {
         match event {
             // The library puts publishes on the wire in the order it got them, one event for each.
             Event::Outgoing(rumqttc::Outgoing::Publish(id)) => {
                 let token = self.sent.pop_front()?;
                 if id != 0 {
+                    if self.in_flight.is_empty() {
+                        self.acked = now;
+                    }
                     self.in_flight.insert(id, token);
                 }
                 None
@@ -354,7 +379,9 @@ impl Live {
                 None
             }
             Event::Incoming(Packet::PubAck(ack)) => {
-                self.in_flight.remove(&ack.pkid).map(Incoming::Acked)
+                let token = self.in_flight.remove(&ack.pkid)?;
+                self.acked = now;
+                Some(Incoming::Acked(token))
             }
             Event::Incoming(Packet::SubAck(ack)) => {
                 let filter = self.subscribing.remove(&ack.pkid)?;

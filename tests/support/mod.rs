@@ -11,6 +11,7 @@
 pub mod agent;
 pub mod broker;
 pub mod field;
+pub mod hostile;
 pub mod keys;
 pub mod proxy;
 pub mod subscriber;

@@ -154,7 +154,7 @@ fn copy(mut from: TcpStream, mut to: TcpStream, shared: &Shared, mut see: impl F
 }
 
 /// First byte, and the range of the body, of the first whole packet.
-fn packet(bytes: &[u8]) -> Option<(u8, usize, usize)> {
+pub fn packet(bytes: &[u8]) -> Option<(u8, usize, usize)> {
     let mut length = 0;
     for (index, byte) in bytes.iter().skip(1).take(4).enumerate() {
         length |= usize::from(byte & 0x7f) << (7 * index);
