@@ -59,7 +59,7 @@ pub enum BenchError {
     #[error("{0}; see ocelli bench --help")]
     Usage(String),
     /// A file cannot be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}; check the path", path.display())]
     File {
         /// The file.
         path: PathBuf,

@@ -14,7 +14,7 @@ use super::model::{DEFAULT_MODEL, PATIENCE, load, zoo_path};
 use super::{Failure, Streams, delegates, misused, name, path, unknown};
 use crate::agent::Loaded;
 use crate::camera::replay::ReplayCamera;
-use crate::camera::{Camera, Capture, Settings};
+use crate::camera::{Camera, CameraError, Capture, Settings};
 use crate::clock::Clock;
 use crate::detection::Findings;
 use crate::frame::Frame;
@@ -115,12 +115,22 @@ fn read(picture: &Path, clock: Arc<dyn Clock>) -> Result<Frame, Failure> {
     let looped = Settings::new("").looped;
     let camera = ReplayCamera::from_pictures(pictures, looped, None, clock);
     let captured = camera.and_then(|mut camera| camera.capture(&mut frame, Duration::ZERO));
-    match captured.map_err(Failure::failed)? {
+    match captured.map_err(not_read)? {
         Capture::Frame | Capture::Restarted => Ok(frame),
         Capture::TimedOut | Capture::Ended => Err(Failure::Failed(format!(
             "{}: holds no picture; give a JPEG or PNG file",
             name(picture)
         ))),
+    }
+}
+
+/// A picture is no camera: the path alone says what is meant.
+fn not_read(error: CameraError) -> Failure {
+    match error {
+        CameraError::Unavailable { device, detail, cure }
+        | CameraError::Unusable { device, detail, cure } => {
+            Failure::Failed(format!("{device}: {detail}; {cure}"))
+        }
     }
 }
 

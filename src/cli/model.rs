@@ -24,7 +24,7 @@ pub(super) fn zoo_path(name: &str) -> Result<PathBuf, Failure> {
     folders.iter().map(|folder| folder.join(name)).find(|path| path.exists()).ok_or_else(|| {
         let tried: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
         Failure::Failed(format!(
-            "no {name} in {}; install the zoo, or name another",
+            "no {name} in {}; it comes with the repository and the packages; name another",
             tried.join(", ")
         ))
     })

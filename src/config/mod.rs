@@ -223,7 +223,7 @@ pub enum PowerChip {
 #[non_exhaustive]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("{}: {detail}; check the path given with --config", path.display())]
+    #[error("{}: {detail}; check the path", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
