@@ -46,18 +46,28 @@ pub struct Layer {
 
 impl Engine {
     /// Plans a graph for this machine: the best kernels it has, or those that the environment variable `OCELLI_ISA`
-    /// names (`scalar`, `avx2`), when the machine has them.
+    /// names (one of [`Engine::instruction_sets`]).
     ///
     /// # Errors
-    /// [`GraphError::Shape`] when the tensors alive at one time need more than 1 GiB.
+    /// [`GraphError::Shape`] when the tensors alive at one time need more than 1 GiB,
+    /// [`GraphError::InstructionSet`] when `OCELLI_ISA` names none that this machine has.
     pub fn new(graph: &Graph) -> Result<Self, GraphError> {
-        Self::with_kernels(graph, Kernels::detect())
+        Self::with_kernels(graph, Kernels::detect()?)
+    }
+
+    /// Names of the instruction sets that this machine has kernels for, the fastest first.
+    ///
+    /// ```
+    /// assert_eq!(ocelli_int8::Engine::instruction_sets().last(), Some("scalar"));
+    /// ```
+    pub fn instruction_sets() -> impl Iterator<Item = &'static str> {
+        Kernels::available().map(|kernels| kernels.name)
     }
 
     /// Plans a graph for one instruction set; `None` when this machine cannot run it or the name is unknown.
     ///
     /// # Errors
-    /// As [`Engine::new`].
+    /// [`GraphError::Shape`] as [`Engine::new`].
     pub fn with_isa(graph: &Graph, isa: &str) -> Result<Option<Self>, GraphError> {
         Kernels::by_name(isa).map(|kernels| Self::with_kernels(graph, kernels)).transpose()
     }

@@ -16,6 +16,14 @@ pub enum GraphError {
     /// A tensor that is not of this graph.
     #[error("tensor {0} does not exist in this graph")]
     UnknownTensor(usize),
+    /// `OCELLI_ISA` names an instruction set that does not exist or that this machine lacks.
+    #[error("OCELLI_ISA={name}: this machine has {available}; set one of these or none")]
+    InstructionSet {
+        /// As set.
+        name: String,
+        /// Names to choose from.
+        available: String,
+    },
     /// The graph as a whole: nothing in or nothing out.
     #[error("graph: {0}")]
     Incomplete(&'static str),

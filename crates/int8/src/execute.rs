@@ -201,6 +201,7 @@ fn depthwise(conv: &DepthwiseStep, kernels: &Kernels, arena: Arena<'_>) {
     let call = Depthwise {
         arena,
         element: conv.element,
+        centre: kernels.centre(conv.element),
         input: conv.x,
         output: conv.y,
         window: conv.window,

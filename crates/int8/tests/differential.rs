@@ -253,7 +253,7 @@ fn assert_same_for(graph: &Graph, bytes: &[Vec<u8>]) {
     let expected = outputs(graph, |outputs| {
         reference::run(graph, &given, outputs).expect("the graph was built for this");
     });
-    for isa in ["scalar", "avx2"] {
+    for isa in Engine::instruction_sets() {
         let Some(mut engine) = Engine::with_isa(graph, isa).expect("the graph was built for this")
         else {
             continue;

@@ -7,9 +7,10 @@
 use std::arch::x86_64::*;
 
 use crate::kernels::aligned::Aligned;
-use crate::kernels::gather::{Gather, Widen};
+use crate::kernels::gather::{Fetch, Gather};
 use crate::kernels::{
-    BLOCK, DEPTH_STEP, Epilogue, Kernels, Multiply, Role, Run, Sum, avx2_depthwise, portable,
+    BLOCK, Epilogue, Kernels, Multiply, PAIRS_STEP, Packing, Role, Run, Sum, avx2_depthwise,
+    portable,
 };
 use crate::numerics::{AddRule, MulRule};
 use crate::tensor::{ElementType, Quantisation};
@@ -19,6 +20,7 @@ const ROWS: usize = 6;
 
 pub(crate) static KERNELS: Kernels = Kernels {
     name: "avx2",
+    packing: Packing::Pairs,
     tile_rows: ROWS,
     gather,
     multiply,
@@ -58,9 +60,15 @@ with_features!(quantise(to: &Quantisation, values: &[f32], y: Run<'_>, step: usi
 struct Unsigned;
 struct Signed;
 
-impl Widen for Unsigned {
+impl Fetch for Unsigned {
+    type Value = i16;
+
+    fn padding(zero_point: i16) -> i16 {
+        zero_point
+    }
+
     #[inline(always)]
-    unsafe fn widen(from: *const u8, to: *mut i16, length: usize) {
+    unsafe fn fetch(from: *const u8, to: *mut i16, length: usize) {
         for at in (0..length).step_by(16) {
             // SAFETY: at < length, so at + 16 < length + OVERRUN, within the contract of the trait.
             unsafe {
@@ -71,9 +79,15 @@ impl Widen for Unsigned {
     }
 }
 
-impl Widen for Signed {
+impl Fetch for Signed {
+    type Value = i16;
+
+    fn padding(zero_point: i16) -> i16 {
+        zero_point
+    }
+
     #[inline(always)]
-    unsafe fn widen(from: *const u8, to: *mut i16, length: usize) {
+    unsafe fn fetch(from: *const u8, to: *mut i16, length: usize) {
         for at in (0..length).step_by(16) {
             // SAFETY: as above.
             unsafe {
@@ -97,7 +111,7 @@ fn gather(call: &Gather<'_>, panel: &mut Aligned) {
 }
 
 fn multiply(call: &Multiply<'_>) {
-    call.check();
+    call.check::<i16>();
     // SAFETY: the table is handed out only after `is_available`; the call's reach was checked.
     unsafe { blocks(call) }
 }
@@ -154,12 +168,12 @@ unsafe fn tile<const ROWS: usize, const HALVES: usize>(
         let bias: [__m256i; HALVES] =
             std::array::from_fn(|half| _mm256_loadu_si256(bias.add(8 * half).cast()));
         let mut sums = [bias; ROWS];
-        let mut weights = call.weights.words.words().as_ptr().add(channel * depth);
+        let mut weights = call.weights.values.words().as_ptr().add(channel * depth);
         let panel = call.panel.words().as_ptr().add(row * call.panel_stride);
         let starts: [*const i16; ROWS] =
             std::array::from_fn(|row| opaque(panel.add(row * call.panel_stride)));
-        for at in (0..depth).step_by(DEPTH_STEP) {
-            for pair in 0..DEPTH_STEP / 2 {
+        for at in (0..depth).step_by(PAIRS_STEP) {
+            for pair in 0..PAIRS_STEP / 2 {
                 let weights = weights.add(pair * 2 * BLOCK);
                 let block: [__m256i; HALVES] =
                     std::array::from_fn(|half| _mm256_load_si256(weights.add(16 * half).cast()));
@@ -172,7 +186,7 @@ unsafe fn tile<const ROWS: usize, const HALVES: usize>(
                     }
                 }
             }
-            weights = weights.add(DEPTH_STEP * BLOCK);
+            weights = weights.add(PAIRS_STEP * BLOCK);
         }
         sums
     };

@@ -1,4 +1,5 @@
-//! Gathers the inputs of output pixels into the rows of a panel, widened to 16 bits: one loop for all kernels.
+//! Gathers the inputs of output pixels into the rows of a panel, as the values that a kernel multiplies: one loop for
+//! all kernels.
 //!
 //! Padding becomes the zero point here, so that the multiplication knows nothing of borders.
 
@@ -10,7 +11,7 @@ use crate::operator::Window;
 use crate::tensor::ElementType;
 use crate::view::View;
 
-/// Values that a widening step may write past its run.
+/// Values that a fetch may write past its run.
 pub(crate) const OVERRUN: usize = 16;
 
 /// What to gather: the taps of some output pixels of one image.
@@ -27,35 +28,41 @@ pub(crate) struct Gather<'a> {
     pub(crate) output_width: usize,
     /// Output pixels, counted row by row.
     pub(crate) pixels: Range<usize>,
-    /// i16 values from one panel row to the next.
+    /// Values from one panel row to the next.
     pub(crate) stride: usize,
 }
 
-/// Moves runs of bytes to runs of i16.
-pub(crate) trait Widen {
-    /// Widens `length` bytes; may read and write up to [`OVERRUN`] values more.
+/// Turns stored bytes into the values that a kernel multiplies.
+pub(crate) trait Fetch {
+    type Value: Copy;
+
+    /// The value of padding.
+    fn padding(zero_point: i16) -> Self::Value;
+
+    /// Fetches `length` bytes; may read and write up to [`OVERRUN`] values more.
     ///
     /// # Safety
     /// `length + OVERRUN` bytes are readable at `from`, and as many values writable at `to`.
-    unsafe fn widen(from: *const u8, to: *mut i16, length: usize);
+    unsafe fn fetch(from: *const u8, to: *mut Self::Value, length: usize);
 }
 
 impl Gather<'_> {
     /// Fills the panel rows. Later runs overwrite what earlier ones wrote past their end.
     #[inline(always)]
-    pub(crate) fn run<W: Widen>(&self, panel: &mut Aligned) {
+    pub(crate) fn run<F: Fetch>(&self, panel: &mut Aligned) {
         let depth = self.window.taps() * self.input.shape.c;
         assert!(self.input.end() + OVERRUN <= self.arena.len());
         assert!(self.stride >= depth);
-        assert!(self.pixels.len() * self.stride + OVERRUN <= panel.words().len());
+        let values = panel.len() / size_of::<F::Value>();
+        assert!(self.pixels.len() * self.stride + OVERRUN <= values);
         let from = self.arena.as_ptr().cast::<u8>();
-        let to = panel.words_mut().as_mut_ptr();
+        let to = panel.bytes_mut().as_mut_ptr().cast::<F::Value>();
         let one_to_one = self.window == Window::square(1, 1, 0);
         if one_to_one && self.input.is_dense() && self.stride == depth {
             let first = self.input.at(self.image, 0, 0) + self.pixels.start * depth;
             assert!(first + self.pixels.len() * depth <= self.input.end());
             // SAFETY: the run ends before the view does, `OVERRUN` before the arena does; the panel was checked above.
-            unsafe { W::widen(from.add(first), to, self.pixels.len() * depth) };
+            unsafe { F::fetch(from.add(first), to, self.pixels.len() * depth) };
             return;
         }
         let (mut y, mut x) =
@@ -66,9 +73,9 @@ impl Gather<'_> {
             unsafe {
                 let to = to.add(row * self.stride);
                 if self.is_joined() && inside[0].contains(&y) && inside[1].contains(&x) {
-                    self.inner_pixel::<W>(from, to, y, x);
+                    self.inner_pixel::<F>(from, to, y, x);
                 } else {
-                    self.pixel::<W>(from, to, y, x);
+                    self.pixel::<F>(from, to, y, x);
                 }
             }
             x += 1;
@@ -99,7 +106,7 @@ impl Gather<'_> {
     /// # Safety
     /// As for [`Gather::pixel`]; `y` and `x` are inside, and the taps of a kernel row are joined.
     #[inline(always)]
-    unsafe fn inner_pixel<W: Widen>(&self, from: *const u8, to: *mut i16, y: usize, x: usize) {
+    unsafe fn inner_pixel<F: Fetch>(&self, from: *const u8, to: *mut F::Value, y: usize, x: usize) {
         let Window { kernel, strides, dilations, pads } = self.window;
         let run = kernel[1] * self.input.shape.c;
         let (top, left) = (y * strides[0] - pads[0], x * strides[1] - pads[1]);
@@ -108,7 +115,7 @@ impl Gather<'_> {
             // SAFETY: the run lies in a row of the view, and the kernel rows fit at `to` one behind the other.
             unsafe {
                 let from = from.add(first + tap * dilations[0] * self.input.row);
-                W::widen(from, to.add(tap * run), run);
+                F::fetch(from, to.add(tap * run), run);
             }
         }
     }
@@ -116,8 +123,9 @@ impl Gather<'_> {
     /// # Safety
     /// `to` has room for all taps and [`OVERRUN`] more; `from` is the arena, and the view ends [`OVERRUN`] before it.
     #[inline(always)]
-    unsafe fn pixel<W: Widen>(&self, from: *const u8, mut to: *mut i16, y: usize, x: usize) {
+    unsafe fn pixel<F: Fetch>(&self, from: *const u8, mut to: *mut F::Value, y: usize, x: usize) {
         let channels = self.input.shape.c;
+        let padding = F::padding(self.zero_point);
         let [kernel_h, kernel_w] = self.window.kernel;
         let joined = self.is_joined();
         // Taps of this column that lie in the picture, when they are adjacent.
@@ -128,20 +136,20 @@ impl Gather<'_> {
         for tap in 0..kernel_h {
             let Some(row) = self.window.tap(0, y, tap, self.input.shape.h) else {
                 // SAFETY: the taps of one kernel row fit at `to`.
-                unsafe { to = fill(to, self.zero_point, kernel_w * channels) };
+                unsafe { to = fill(to, padding, kernel_w * channels) };
                 continue;
             };
             if joined && inside > 0 {
                 // SAFETY: columns first..first + inside lie in the row, and the three runs make one kernel row.
                 unsafe {
-                    to = fill(to, self.zero_point, skipped * channels);
-                    W::widen(
+                    to = fill(to, padding, skipped * channels);
+                    F::fetch(
                         from.add(self.input.at(self.image, row, first)),
                         to,
                         inside * channels,
                     );
                     to = to.add(inside * channels);
-                    to = fill(to, self.zero_point, (kernel_w - skipped - inside) * channels);
+                    to = fill(to, padding, (kernel_w - skipped - inside) * channels);
                 }
                 continue;
             }
@@ -149,10 +157,10 @@ impl Gather<'_> {
                 // SAFETY: `tap` gives a column of the picture, and one tap's channels fit at `to`.
                 unsafe {
                     match self.window.tap(1, x, tap, self.input.shape.w) {
-                        None => to = fill(to, self.zero_point, channels),
+                        None => to = fill(to, padding, channels),
                         Some(column) => {
                             let at = self.input.at(self.image, row, column);
-                            W::widen(from.add(at), to, channels);
+                            F::fetch(from.add(at), to, channels);
                             to = to.add(channels);
                         }
                     }
@@ -167,7 +175,7 @@ impl Gather<'_> {
 /// # Safety
 /// `length` values are writable at `to`.
 #[inline(always)]
-unsafe fn fill(to: *mut i16, value: i16, length: usize) -> *mut i16 {
+unsafe fn fill<T: Copy>(to: *mut T, value: T, length: usize) -> *mut T {
     for at in 0..length {
         // SAFETY: at < length.
         unsafe { to.add(at).write(value) };

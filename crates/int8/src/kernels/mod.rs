@@ -2,10 +2,12 @@
 //!
 //! A table holds plain functions. Each is safe to call: it checks the reach of what it is given once, at its entry;
 //! the loops below hold no checks. The arena is shared cells, because views of it overlap (joined tensors).
-//! To add an instruction set: one sibling file, one line in [`Kernels::by_name`] and one in [`Kernels::detect`];
-//! the differential tests run for every name in `tests/common`.
+//! To add an instruction set: one sibling file and one line in [`Kernels::available`]; the differential tests run for
+//! every table that the machine has.
 
 pub(crate) mod aligned;
+#[cfg(target_arch = "aarch64")]
+mod arm64;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -17,6 +19,7 @@ mod scalar;
 
 use std::cell::Cell;
 
+use crate::GraphError;
 use crate::kernels::aligned::Aligned;
 use crate::kernels::gather::Gather;
 use crate::numerics::{AddRule, MulRule};
@@ -26,8 +29,8 @@ use crate::view::View;
 
 /// Output channels of one block of packed weights, and to what the epilogue's vectors are padded.
 pub(crate) const BLOCK: usize = 16;
-/// Depth of packed weights is a multiple of this; what is added is zero.
-pub(crate) const DEPTH_STEP: usize = 4;
+/// Depth of weights packed as pairs is a multiple of this; what is added is zero.
+pub(crate) const PAIRS_STEP: usize = 4;
 /// Channels of one block of packed depthwise weights.
 pub(crate) const DEPTHWISE_BLOCK: usize = 8;
 /// Bytes that kernels may read past the last byte of a view.
@@ -38,6 +41,8 @@ pub(crate) const SLACK: usize = 64;
 pub(crate) struct Kernels {
     /// As `OCELLI_ISA` names it.
     pub(crate) name: &'static str,
+    /// What `multiply` multiplies.
+    pub(crate) packing: Packing,
     /// Rows of one tile: blocks of rows are best a multiple.
     pub(crate) tile_rows: usize,
     /// Gathers the inputs of some output pixels into the rows of a panel.
@@ -64,51 +69,129 @@ pub(crate) struct Kernels {
 pub(crate) type Run<'a> = &'a [Cell<u8>];
 
 impl Kernels {
-    /// The best table of this machine, or the one that `OCELLI_ISA` names (`scalar`, `avx2`) if the machine has it.
-    pub(crate) fn detect() -> &'static Self {
-        let forced = std::env::var("OCELLI_ISA").ok();
-        forced
-            .and_then(|name| Self::by_name(&name))
-            .unwrap_or_else(|| Self::by_name("avx2").unwrap_or(&scalar::KERNELS))
+    /// The best table of this machine, or the one that `OCELLI_ISA` names.
+    ///
+    /// # Errors
+    /// [`GraphError::InstructionSet`] when `OCELLI_ISA` names none that this machine has.
+    pub(crate) fn detect() -> Result<&'static Self, GraphError> {
+        let Some(name) = std::env::var_os("OCELLI_ISA") else {
+            return Ok(Self::available().next().unwrap_or(&scalar::KERNELS));
+        };
+        let name = name.to_string_lossy();
+        Self::by_name(&name).ok_or_else(|| GraphError::InstructionSet {
+            name: name.into_owned(),
+            available: Self::available().map(|kernels| kernels.name).collect::<Vec<_>>().join(", "),
+        })
     }
 
     /// A table by name, if the machine can run it.
     pub(crate) fn by_name(name: &str) -> Option<&'static Self> {
-        match name {
-            "scalar" => Some(&scalar::KERNELS),
+        Self::available().find(|kernels| kernels.name == name)
+    }
+
+    /// Tables that this machine can run, the best one first.
+    pub(crate) fn available() -> impl Iterator<Item = &'static Self> {
+        /// Whether this machine has the instructions, and the kernels.
+        type Candidate = (fn() -> bool, &'static Kernels);
+        const CANDIDATES: &[Candidate] = &[
             #[cfg(target_arch = "x86_64")]
-            "avx2" => avx2::is_available().then_some(&avx2::KERNELS),
-            _ => None,
+            (avx2::is_available, &avx2::KERNELS),
+            #[cfg(target_arch = "aarch64")]
+            (arm64::dot::has_i8mm, &arm64::dot::I8MM),
+            #[cfg(target_arch = "aarch64")]
+            (arm64::dot::has_dotprod, &arm64::dot::DOTPROD),
+            #[cfg(target_arch = "aarch64")]
+            (|| true, &arm64::KERNELS),
+            (|| true, &scalar::KERNELS),
+        ];
+        let available = CANDIDATES.iter().filter(|(is_available, _)| is_available());
+        available.map(|(_, kernels)| *kernels)
+    }
+
+    /// What is subtracted from stored inputs before they are multiplied.
+    pub(crate) fn centre(&self, element: ElementType) -> i32 {
+        match (self.packing, element) {
+            (Packing::Bytes { .. }, ElementType::U8) => 128,
+            _ => 0,
         }
     }
 }
 
-/// Weights of one group, `[channel][depth]`, as blocks of [`BLOCK`] channels: per pair of depths, the pair of each
-/// channel, widened to i16. Missing depths and channels are filled with zeros.
+/// The values that a multiplication takes, and the order of its weights: blocks of [`BLOCK`] channels, depths and
+/// channels that are missing filled with zeros.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(target_arch = "aarch64"), expect(dead_code, reason = "bytes are for ARM"))]
+pub(crate) enum Packing {
+    /// i16 values: per pair of depths, the pair of each channel.
+    Pairs,
+    /// Signed bytes (stored u8 inputs minus 128): per `run` of depths, the run of each channel. Of depths that fill no
+    /// run the last runs are of `tail`.
+    Bytes { run: usize, tail: usize },
+}
+
+impl Packing {
+    /// Depth, rounded up to what the kernels multiply.
+    fn depth(self, given: usize) -> usize {
+        match self {
+            Self::Pairs => given.next_multiple_of(PAIRS_STEP),
+            // A rest longer than a tail costs as much as a run.
+            Self::Bytes { run, tail } if given % run > tail => given.next_multiple_of(run),
+            Self::Bytes { tail, .. } => given.next_multiple_of(tail),
+        }
+    }
+}
+
+/// Weights of one group, `[channel][depth]`, in the order of a [`Packing`].
 #[derive(Debug, Clone)]
+#[cfg_attr(not(target_arch = "aarch64"), expect(dead_code, reason = "extremes are for ARM"))]
 pub(crate) struct PackedWeights {
-    pub(crate) words: Aligned,
+    pub(crate) values: Aligned,
     pub(crate) channels: usize,
     /// Depth, rounded up to whole steps.
     pub(crate) depth: usize,
     /// Depth as given.
     pub(crate) depth_given: usize,
+    /// Whether depths that are 8 apart both have the weight −128: two such products can exceed i16.
+    pub(crate) extreme: bool,
 }
 
 impl PackedWeights {
-    pub(crate) fn new(weights: &[i8], channels: usize) -> Self {
-        let depth = weights.len() / channels;
-        let padded = depth.next_multiple_of(DEPTH_STEP);
-        let mut words = Aligned::new(channels.next_multiple_of(BLOCK) * padded * 2);
-        let packed = words.words_mut();
-        for (channel, row) in weights.chunks_exact(depth).enumerate() {
-            let block = channel / BLOCK * BLOCK * padded;
-            for (at, &weight) in row.iter().enumerate() {
-                let pair = at / 2 * BLOCK + channel % BLOCK;
-                packed[block + pair * 2 + at % 2] = i16::from(weight);
+    pub(crate) fn new(weights: &[i8], channels: usize, packing: Packing) -> Self {
+        let depth_given = weights.len() / channels;
+        let depth = packing.depth(depth_given);
+        let padded = channels.next_multiple_of(BLOCK);
+        let rows = weights.chunks_exact(depth_given).enumerate();
+        let mut values;
+        match packing {
+            Packing::Pairs => {
+                values = Aligned::new(padded * depth * 2);
+                let packed = values.words_mut();
+                for (channel, row) in rows {
+                    let block = channel / BLOCK * BLOCK * depth;
+                    for (at, &weight) in row.iter().enumerate() {
+                        let pair = at / 2 * BLOCK + channel % BLOCK;
+                        packed[block + pair * 2 + at % 2] = i16::from(weight);
+                    }
+                }
+            }
+            Packing::Bytes { run, tail } => {
+                values = Aligned::new(padded * depth);
+                let packed = values.bytes_mut();
+                let whole = depth / run * run;
+                for (channel, row) in rows {
+                    let (block, lane) = (channel / BLOCK * BLOCK * depth, channel % BLOCK);
+                    for (at, &weight) in row.iter().enumerate() {
+                        let run = if at < whole { run } else { tail };
+                        packed[block + at / run * run * BLOCK + lane * run + at % run] =
+                            weight as u8;
+                    }
+                }
             }
         }
-        Self { words, channels, depth: padded, depth_given: depth }
+        let extreme = weights.chunks_exact(depth_given).any(|row| {
+            row.iter().zip(row.iter().skip(8)).any(|(&a, &b)| a == i8::MIN && b == i8::MIN)
+        });
+        Self { values, channels, depth, depth_given, extreme }
     }
 }
 
@@ -164,7 +247,7 @@ impl Epilogue {
 /// One multiplication: rows of a panel times the packed weights of a group.
 pub(crate) struct Multiply<'a> {
     pub(crate) panel: &'a Aligned,
-    /// i16 values from one panel row to the next.
+    /// Values from one panel row to the next.
     pub(crate) panel_stride: usize,
     pub(crate) weights: &'a PackedWeights,
     pub(crate) epilogue: &'a Epilogue,
@@ -176,15 +259,16 @@ pub(crate) struct Multiply<'a> {
 }
 
 impl Multiply<'_> {
-    /// Panics unless panel, outputs and other operands lie where the kernels will touch.
-    pub(crate) fn check(&self) {
-        let PackedWeights { channels, depth, words, .. } = self.weights;
+    /// Panics unless panel, outputs and other operands lie where kernels of `T` values will touch.
+    pub(crate) fn check<T>(&self) {
+        let PackedWeights { channels, depth, values, .. } = self.weights;
         let rows = self.outputs.len();
         let padded = channels.next_multiple_of(BLOCK);
         assert!(
-            self.panel_stride >= *depth && self.panel.words().len() >= rows * self.panel_stride
+            self.panel_stride >= *depth
+                && self.panel.len() >= rows * self.panel_stride * size_of::<T>()
         );
-        assert!(words.words().len() >= padded * depth);
+        assert!(values.len() >= padded * depth * size_of::<T>());
         assert!(self.epilogue.bias.len() >= padded && self.epilogue.multipliers.len() >= padded);
         assert!(self.outputs.iter().all(|at| at + channels <= self.arena.len()));
         if self.epilogue.sum.is_some() {
@@ -198,6 +282,8 @@ impl Multiply<'_> {
 pub(crate) struct Depthwise<'a> {
     pub(crate) arena: &'a [Cell<u8>],
     pub(crate) element: ElementType,
+    /// What the epilogue's bias expects to have been subtracted from stored inputs.
+    pub(crate) centre: i32,
     pub(crate) input: View,
     pub(crate) output: View,
     pub(crate) window: Window,
@@ -227,10 +313,14 @@ impl Depthwise<'_> {
 
 /// Weights of a depthwise convolution in the forms that kernels want.
 #[derive(Debug, Clone)]
-#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "pairs are for SIMD kernels"))]
+#[expect(dead_code, reason = "pairs are for x86, bytes for ARM")]
 pub(crate) struct DepthwiseWeights {
     /// `[tap][channel]`, channels padded to whole blocks.
     pub(crate) taps: Vec<i16>,
+    /// The same as bytes.
+    pub(crate) bytes: Vec<i8>,
+    /// Whether an even tap and the next one both have the weight −128: two such products can exceed i16.
+    pub(crate) extreme: bool,
     pub(crate) padded: usize,
     /// Blocks of [`DEPTHWISE_BLOCK`] channels: per kernel column, per pair of kernel rows, the pair of each channel;
     /// the row below an odd kernel is zero.
@@ -265,6 +355,10 @@ impl DepthwiseWeights {
             }
             pairs
         };
-        Self { taps, padded, pairs: paired(0), shifted: paired(1) }
+        let extreme = weights.chunks_exact(rows * columns).any(|window| {
+            window.chunks_exact(2).any(|pair| pair[0] == i8::MIN && pair[1] == i8::MIN)
+        });
+        let bytes = taps.iter().map(|&weight| weight as i8).collect();
+        Self { taps, bytes, extreme, padded, pairs: paired(0), shifted: paired(1) }
     }
 }

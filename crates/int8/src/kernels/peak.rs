@@ -14,7 +14,7 @@ use crate::kernels::Kernels;
 #[must_use]
 #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "no yardstick yet"))]
 pub fn multiply_at_peak(rounds: u64) -> u64 {
-    match Kernels::detect().name {
+    match Kernels::detect().map_or("", |kernels| kernels.name) {
         // SAFETY: the table is handed out only on machines with AVX2.
         #[cfg(target_arch = "x86_64")]
         "avx2" => unsafe { avx2(rounds) },

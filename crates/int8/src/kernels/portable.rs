@@ -78,7 +78,7 @@ fn depthwise_row(call: &Depthwise<'_>, n: usize, y: usize) {
                 let values = &call.arena[from + row + column + block..][..16];
                 let weights = &call.weights.taps[tap * call.weights.padded + block..][..16];
                 for ((sum, value), weight) in sums.iter_mut().zip(values).zip(weights) {
-                    *sum += call.element.widen(value.get()) * i32::from(*weight);
+                    *sum += (call.element.widen(value.get()) - call.centre) * i32::from(*weight);
                 }
             }
             for (lane, &sum) in sums.iter().enumerate().take(channels - block) {

@@ -1,11 +1,12 @@
 //! Kernels for any machine, without one unsafe operation of their own: the first to be right, the last to be chosen.
 
 use crate::kernels::aligned::Aligned;
-use crate::kernels::gather::{Gather, Widen};
-use crate::kernels::{BLOCK, Kernels, Multiply, portable};
+use crate::kernels::gather::{Fetch, Gather};
+use crate::kernels::{BLOCK, Kernels, Multiply, Packing, portable};
 
 pub(crate) static KERNELS: Kernels = Kernels {
     name: "scalar",
+    packing: Packing::Pairs,
     tile_rows: 1,
     gather,
     multiply,
@@ -21,8 +22,14 @@ pub(crate) static KERNELS: Kernels = Kernels {
 struct Unsigned;
 struct Signed;
 
-impl Widen for Unsigned {
-    unsafe fn widen(from: *const u8, to: *mut i16, length: usize) {
+impl Fetch for Unsigned {
+    type Value = i16;
+
+    fn padding(zero_point: i16) -> i16 {
+        zero_point
+    }
+
+    unsafe fn fetch(from: *const u8, to: *mut i16, length: usize) {
         for at in 0..length {
             // SAFETY: at < length, readable and writable by the contract of the trait.
             unsafe { to.add(at).write(i16::from(from.add(at).read())) };
@@ -30,8 +37,14 @@ impl Widen for Unsigned {
     }
 }
 
-impl Widen for Signed {
-    unsafe fn widen(from: *const u8, to: *mut i16, length: usize) {
+impl Fetch for Signed {
+    type Value = i16;
+
+    fn padding(zero_point: i16) -> i16 {
+        zero_point
+    }
+
+    unsafe fn fetch(from: *const u8, to: *mut i16, length: usize) {
         for at in 0..length {
             // SAFETY: as above.
             unsafe { to.add(at).write(i16::from(from.add(at).read() as i8)) };
@@ -47,9 +60,9 @@ fn gather(call: &Gather<'_>, panel: &mut Aligned) {
 }
 
 fn multiply(call: &Multiply<'_>) {
-    call.check();
+    call.check::<i16>();
     let panel = call.panel.words();
-    let weights = call.weights.words.words();
+    let weights = call.weights.values.words();
     let depth = call.weights.depth;
     for block in (0..call.weights.channels).step_by(BLOCK) {
         let weights = &weights[block * depth..][..BLOCK * depth];

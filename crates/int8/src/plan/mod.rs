@@ -128,7 +128,7 @@ pub(crate) struct ConvStep {
     pub(crate) other: Option<View>,
     pub(crate) groups: Vec<(PackedWeights, Epilogue)>,
     pub(crate) table: Option<Box<[u8; 256]>>,
-    /// i16 values from one panel row to the next.
+    /// Panel values from one row to the next.
     pub(crate) stride: usize,
     /// Output pixels of one panel.
     pub(crate) rows: usize,
@@ -340,7 +340,9 @@ impl Planner<'_> {
         let channels = conv.channels / conv.groups;
         let groups = conv.weights.chunks_exact(conv.weights.len() / conv.groups).enumerate();
         let groups = groups
-            .map(|(group, weights)| (PackedWeights::new(weights, channels), epilogue(group)))
+            .map(|(group, weights)| {
+                (PackedWeights::new(weights, channels, self.kernels.packing), epilogue(group))
+            })
             .collect();
         let depth = conv.weights.len() / conv.channels;
         let stride = depth.next_multiple_of(16);
@@ -367,12 +369,13 @@ impl Planner<'_> {
         let padded = per_group.next_multiple_of(BLOCK);
         let (mut bias, mut multipliers) = (vec![0; padded], vec![0.0; padded]);
         let depth = conv.weights.len() / conv.channels;
+        let zero_point = from.zero_point() - self.kernels.centre(from.element());
         for lane in 0..per_group {
             let channel = group * per_group + lane;
             let weights = &conv.weights[channel * depth..][..depth];
             let sum: i32 = weights.iter().map(|&weight| i32::from(weight)).sum();
             let given = conv.bias.get(channel).copied().unwrap_or(0);
-            bias[lane] = given.wrapping_sub(sum.wrapping_mul(from.zero_point()));
+            bias[lane] = given.wrapping_sub(sum.wrapping_mul(zero_point));
             let scale = conv.weight_scales[if conv.weight_scales.len() == 1 { 0 } else { channel }];
             multipliers[lane] = numerics::multiplier(from.scale(), scale, to.scale());
         }
