@@ -19,9 +19,7 @@ use serde_json::Value;
 use support::agent::{Agent, LONG, Setup, project};
 use support::field::Field;
 use support::proxy::Mode;
-use support::{broker, now, wait_until};
-
-const OCELLI: &str = env!("CARGO_BIN_EXE_ocelli");
+use support::{broker, now, program, wait_until};
 
 struct Message {
     retained: bool,
@@ -83,7 +81,7 @@ impl Broker {
     }
 
     fn agent(&self, camera: &Path) -> Agent {
-        self.setup(camera).start(Path::new(OCELLI))
+        self.setup(camera).start()
     }
 
     fn health(&self, what: &str, wanted: impl Fn(&Health) -> bool) -> Health {
@@ -320,12 +318,12 @@ fn an_orderly_end_delivers_every_number_that_was_given() {
         let field = Field::new(durability);
         let mut setup = Setup::new(field.dir.path(), field.proxy.port);
         (setup.durability, setup.fps) = (durability, 100.0);
-        let first = setup.start(Path::new(OCELLI));
+        let first = setup.start();
         field.wait_flowing();
         first.terminate();
         let delivered = field.harvest();
         delivered.assert_complete();
-        let second = setup.start(Path::new(OCELLI));
+        let second = setup.start();
         field.wait_flowing();
         second.terminate();
         let received = field.harvest();
@@ -348,7 +346,7 @@ fn results_of_a_run_without_broker_are_sent_by_the_next_run() {
         field.proxy.set(Mode::Refuse);
         let mut setup = Setup::new(field.dir.path(), field.proxy.port);
         setup.durability = durability;
-        let first = setup.start(Path::new(OCELLI));
+        let first = setup.start();
         // Each attempt but the first comes after a wait, in which frames are looked at.
         let tried = wait_until(LONG, || field.proxy.attempts().len() >= 4);
         assert!(tried, "{}", first.log());
@@ -356,7 +354,7 @@ fn results_of_a_run_without_broker_are_sent_by_the_next_run() {
         assert!(took.as_secs() < 20, "an end without broker took {took:?}");
         assert_eq!(field.subscriber.received().messages, 0);
         field.proxy.set(Mode::Pass);
-        let second = setup.start(Path::new(OCELLI));
+        let second = setup.start();
         let both = wait_until(LONG, || field.subscriber.received().boots.len() == 2);
         assert!(both, "{durability}: {:?}", field.subscriber.received());
         field.wait_flowing();
@@ -375,7 +373,7 @@ fn a_second_signal_ends_at_once_and_the_next_run_accounts_for_what_was_waiting()
     let field = Field::new("spill");
     let mut setup = Setup::new(field.dir.path(), field.proxy.port);
     setup.fps = 50.0;
-    let mut first = setup.start(Path::new(OCELLI));
+    let mut first = setup.start();
     field.wait_flowing();
     // Results wait, so the orderly end takes its flush time.
     field.proxy.set(Mode::Stall);
@@ -389,7 +387,7 @@ fn a_second_signal_ends_at_once_and_the_next_run_accounts_for_what_was_waiting()
     assert!(first.log().contains("second signal"), "{}", first.log());
     field.proxy.cut();
     field.proxy.set(Mode::Pass);
-    let second = setup.start(Path::new(OCELLI));
+    let second = setup.start();
     field.wait_flowing();
     second.terminate();
     field.harvest().assert_holes_announced();
@@ -404,7 +402,7 @@ fn an_agent_without_a_store_goes_on_and_says_so_once() {
     let file = broker.folder.path().join("file");
     std::fs::write(&file, "").unwrap();
     setup.store = file.join("store");
-    let agent = setup.start(Path::new(OCELLI));
+    let agent = setup.start();
     let mut numbers = BTreeSet::new();
     while numbers.len() < 10 {
         let result = broker.wait("result", result_of);
@@ -434,13 +432,11 @@ fn an_agent_on_a_full_disk_goes_on_and_loses_nothing_while_the_broker_is_there()
         let mut command = Command::new("sh");
         // Blocks have 512 bytes; that SIGXFSZ is ignored is inherited; nobody reads the log.
         command
-            .args([
-                "-c",
-                "trap '' XFSZ; ulimit -f \"$2\"; exec \"$0\" run --config \"$1\" 2>/dev/null",
-            ])
-            .arg(OCELLI)
-            .arg(&config)
+            .args(["-c", "trap '' XFSZ; ulimit -f \"$0\"; exec \"$@\" 2>/dev/null"])
             .arg((2 * kibibytes).to_string())
+            .args(program::words())
+            .args(["run", "--config"])
+            .arg(&config)
             .stdout(Stdio::null());
         let mut agent = Agent::start(&mut command, field.dir.path().join("agent.log"));
         for _ in 0..5 {
@@ -463,7 +459,7 @@ fn a_port_with_somebody_else_behind_it_is_told_and_tried_again() {
     // Takes connections and closes them, as a server of another protocol would.
     std::thread::spawn(move || listener.incoming().map_while(Result::ok).for_each(drop));
     let folder = tempfile::tempdir().unwrap();
-    let mut agent = Setup::new(folder.path(), port).start(Path::new(OCELLI));
+    let mut agent = Setup::new(folder.path(), port).start();
     agent.wait_logged(&format!("127.0.0.1:{port} ended the connection"));
     assert!(agent.is_running());
     agent.terminate();

@@ -1,6 +1,8 @@
 //! The device binary as its users meet it: help, exit codes, messages, and the shapes of its output.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail the test")]
+
+mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,11 +10,12 @@ use std::process::{Command, Output};
 
 use ocelli::vision::annotate::Picture;
 use serde_json::Value;
+use support::program;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 fn ocelli(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_ocelli"))
+    program::ocelli()
         .args(arguments)
         .current_dir(ROOT)
         .env_remove("OCELLI_LOG")
@@ -318,7 +321,8 @@ fn a_pipe_where_a_file_belongs_is_refused_and_not_waited_for() {
     for case in cases {
         // `timeout` ends a program that waits with 124.
         let output = Command::new("timeout")
-            .args(["20", env!("CARGO_BIN_EXE_ocelli")])
+            .arg("20")
+            .args(program::words())
             .args(case)
             .current_dir(ROOT)
             .output()

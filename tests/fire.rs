@@ -6,7 +6,6 @@
 
 mod support;
 
-use std::path::Path;
 use std::time::Duration;
 
 use support::agent::{Agent, LONG, Setup};
@@ -25,7 +24,7 @@ fn agent(field: &Field) -> Agent {
     let mut setup = Setup::new(field.dir.path(), field.proxy.port);
     setup.durability = field.durability;
     setup.fps = 100.0;
-    setup.start(Path::new(env!("CARGO_BIN_EXE_ocelli")))
+    setup.start()
 }
 
 fn finish(field: &Field, agent: Agent) -> Received {

@@ -6,12 +6,11 @@ mod support;
 
 use std::io::{BufRead, BufReader, Lines};
 use std::path::Path;
-use std::process::{ChildStdout, Command, Stdio};
+use std::process::{ChildStdout, Stdio};
 
 use ocelli_protocol::message::FrameResult;
 use support::agent::{Agent, Setup, project};
-
-const OCELLI: &str = env!("CARGO_BIN_EXE_ocelli");
+use support::program;
 
 /// `ocelli run` with its lines.
 struct Run {
@@ -24,7 +23,7 @@ impl Run {
     fn start(arguments: &[&str], folder: tempfile::TempDir) -> Self {
         let log = folder.path().join("agent.log");
         let file = std::fs::File::create(&log).unwrap();
-        let mut command = Command::new(OCELLI);
+        let mut command = program::ocelli();
         command.arg("run").args(arguments).current_dir(project(""));
         let mut agent = Agent::start(command.stdout(Stdio::piped()).stderr(file), log);
         let lines = BufReader::new(agent.child.stdout.take().unwrap()).lines();
@@ -152,7 +151,7 @@ fn a_model_that_cannot_be_served_ends_the_start_with_one_line() {
         setup.model = folder.path().join("model");
         setup.cameras =
             vec![("front", project("tests/fixtures/tiny-classifier/golden/shapes.jpg"))];
-        let mut agent = setup.start(Path::new(OCELLI));
+        let mut agent = setup.start();
         let code = agent.end().code();
         let log = agent.log();
         let told: Vec<_> = log.lines().filter(|line| line.starts_with("ocelli: ")).collect();

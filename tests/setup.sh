@@ -3,19 +3,10 @@
 # mosquitto broker that tests talk to.
 set -euo pipefail
 
-missing=()
-command -v cc >/dev/null || missing+=(gcc libc6-dev)
+packages=()
+command -v cc >/dev/null || packages+=(gcc libc6-dev)
 if [ "${1:-test}" != build ]; then
-    [ -x /usr/sbin/mosquitto ] || command -v mosquitto >/dev/null || missing+=(mosquitto)
+    [ -x /usr/sbin/mosquitto ] || command -v mosquitto >/dev/null || packages+=(mosquitto)
+    command -v mosquitto_sub >/dev/null || packages+=(mosquitto-clients)
 fi
-[ ${#missing[@]} -eq 0 ] && exit 0
-
-if ! command -v apt-get >/dev/null; then
-    echo "setup: please install ${missing[*]} with your package manager, then run make again" >&2
-    exit 1
-fi
-sudo=()
-[ "$(id -u)" -eq 0 ] || sudo=(sudo)
-echo "setup: installing ${missing[*]}"
-"${sudo[@]}" apt-get update -qq
-DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"
+[ ${#packages[@]} -eq 0 ] || "$(dirname "$0")/install.sh" "${packages[@]}"

@@ -7,7 +7,6 @@
 mod support;
 
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +25,7 @@ use ocelli::vision::preprocess::{Preprocess, PreprocessError};
 use ocelli_protocol::message::ModelId;
 use support::agent::{Agent, Setup};
 use support::broker::Broker;
+use support::program;
 
 const CHILD: &str = "OCELLI_TEST_WATCHDOG";
 /// Frames before the model hangs.
@@ -195,7 +195,7 @@ fn the_binary_tells_the_service_manager_that_it_is_ready_lives_and_stops() {
     let socket = UnixDatagram::bind(&path).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     let config = Setup::new(folder.path(), broker.port).write();
-    let mut command = Command::new(Path::new(env!("CARGO_BIN_EXE_ocelli")));
+    let mut command = program::ocelli();
     command.arg("run").arg("--config").arg(config).stdout(Stdio::null()).stderr(Stdio::null());
     let agent = Agent::start_notifying(&mut command, &path, Duration::from_millis(600));
     let hear = || {

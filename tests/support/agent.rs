@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use super::{now, wait_until};
+use super::{now, program, wait_until};
 
 /// Longer than anything here takes.
 pub const LONG: Duration = Duration::from_secs(60);
@@ -81,11 +81,11 @@ impl Setup {
     }
 
     /// Starts `ocelli run --config`, its log going to `agent.log` in the folder.
-    pub fn start(&self, program: &Path) -> Agent {
+    pub fn start(&self) -> Agent {
         let config = self.write();
         let log = self.folder.join("agent.log");
         let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
-        let mut command = Command::new(program);
+        let mut command = program::ocelli();
         command.arg("run").arg("--config").arg(config).stdout(Stdio::null()).stderr(file);
         Agent::start(&mut command, log)
     }

@@ -7,7 +7,6 @@
 #[path = "../../../tests/support/mod.rs"]
 mod support;
 
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
@@ -71,7 +70,7 @@ impl Site {
             self.key("client.key"),
             self.file("device-password")
         );
-        setup.start(&beside("ocelli"))
+        setup.start()
     }
 
     /// How an operator reaches the broker, `changed` replacing values.
@@ -98,10 +97,6 @@ impl Site {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ocelctl"));
         command.args(arguments).args(self.connection(changed)).output().unwrap()
     }
-}
-
-fn beside(program: &str) -> PathBuf {
-    Path::new(env!("CARGO_BIN_EXE_ocelctl")).with_file_name(program)
 }
 
 fn text(bytes: &[u8]) -> String {
