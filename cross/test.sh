@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Tests an ARM build in QEMU's user emulator: the agent's binary, driven by the integration tests of this machine, and the unit
+# tests of the libraries; those of the int8 kernels on several processors.
+#   cross/test.sh TARGET [--profile PROFILE]
+# Links with the profile `thin` unless named. Needs cross/setup.sh TARGET and tests/setup.sh.
+set -euo pipefail
+. "$(dirname "$0")/env.sh"
+
+target=${1:-}
+check_target "$target"
+profile=thin
+[ "${2:-}" != --profile ] || profile=${3:?--profile needs a name}
+runner=$(emulator "$target")
+started=$SECONDS
+step() { printf '\n== %s: %s (%ss)\n' "$target" "$*" $((SECONDS - started)); }
+unit_tests() { zig_cargo "$target" test --profile "$profile" --lib "$@"; }
+
+step build the binary
+binary=$("$root/cross/build.sh" "$target" --profile "$profile")
+
+step the binary in the integration tests
+(
+    cd "$root"
+    export OCELLI_BINARY=$binary OCELLI_RUNNER=$runner
+    if cargo nextest --version >/dev/null 2>&1; then
+        cargo nextest run --profile emulated --locked --workspace --lib --bins --tests --examples
+    else
+        cargo test --locked --package ocelli --test cli --test run --test agent --test watchdog
+    fi
+)
+
+step unit tests
+unit_tests --package ocelli --package ocelli-protocol --package ocelli-tuf
+
+for processor in $(processors "$target"); do
+    step "int8 kernels on $processor"
+    QEMU_CPU=$processor zig_cargo "$target" test --profile "$profile" --package ocelli-int8 --lib --tests
+done
+
+step done
