@@ -18,7 +18,7 @@ use support::wait_until;
 fn agent(folder: &Path, hostile: &Hostile, durability: &'static str) -> Agent {
     let mut setup = Setup::new(folder, hostile.port);
     (setup.durability, setup.fps) = (durability, 50.0);
-    setup.start(Path::new(env!("CARGO_BIN_EXE_ocelli")))
+    setup.start()
 }
 
 /// Through all tricks, then everything arrives at the real broker.
