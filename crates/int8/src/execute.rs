@@ -5,6 +5,7 @@ use std::cell::Cell;
 use crate::border::{self, Input, Output};
 use crate::kernels::aligned::Aligned;
 use crate::kernels::gather::{Gather, OVERRUN};
+use crate::kernels::winograd::Winograd;
 use crate::kernels::{Depthwise, Kernels, Multiply};
 use crate::numerics;
 use crate::operator::{CountPadding, InputForm, OutputForm, Window};
@@ -49,7 +50,10 @@ pub(crate) fn step(
     }
     match &step.action {
         Action::Load { input, y, to, form } => load(kernels, arena, &inputs[*input], y, to, *form),
-        Action::Conv(conv) => convolve(conv, kernels, arena, scratch),
+        Action::Conv(conv) => match kernels.winograd.filter(|_| conv.is_winograd) {
+            Some(kernel) => convolve_tiles(conv, kernel, arena, scratch),
+            None => convolve(conv, kernels, arena, scratch),
+        },
         Action::Depthwise(conv) => depthwise(conv, kernels, arena),
         Action::Add { rule, a, b, y } => {
             each_pair(a, b, y, |a, b, y, length| {
@@ -174,6 +178,39 @@ fn convolve(conv: &ConvStep, kernels: &Kernels, arena: Arena<'_>, scratch: &mut 
                 }
             }
         }
+    }
+}
+
+/// A convolution by transformed tiles.
+fn convolve_tiles(
+    conv: &ConvStep,
+    kernel: fn(&Winograd<'_>, &mut Aligned),
+    arena: Arena<'_>,
+    scratch: &mut Scratch,
+) {
+    let (x, y) = (&conv.x, &conv.y);
+    let per_group = (x.shape.c / conv.groups.len(), y.shape.c / conv.groups.len());
+    for image in 0..y.shape.n {
+        for (group, (weights, epilogue)) in conv.groups.iter().enumerate() {
+            let output = y.channels(group * per_group.1, per_group.1);
+            let call = Winograd {
+                arena,
+                element: conv.from.element(),
+                zero: conv.from.zero_byte(),
+                input: x.channels(group * per_group.0, per_group.0),
+                output,
+                other: conv.other.map(|other| other.channels(group * per_group.1, per_group.1)),
+                pads: [conv.window.pads[0], conv.window.pads[1]],
+                image,
+                weights: &weights.values,
+                depth: weights.depth,
+                epilogue,
+            };
+            kernel(&call, &mut scratch.panel);
+        }
+    }
+    if let Some(table) = &conv.table {
+        each_pixel(y, |_, _, _, at| translate(table, &arena[at..at + y.shape.c]));
     }
 }
 

@@ -56,6 +56,26 @@ proptest! {
     }
 
     #[test]
+    fn convolutions_of_transformed_tiles(seed: u64) {
+        let random = &mut Random(seed);
+        let groups = random.one_of(&[1, 1, 1, 2]);
+        let (channels, outputs) = (groups * random.size(16, 50), groups * random.size(16, 40));
+        let pads = std::array::from_fn(|_| random.size(0, 2));
+        let window = Window { pads, ..Window::square(3, 1, 1) };
+        let conv = random.conv(channels, outputs, groups, window);
+        let (mut builder, x) = input(random, channels);
+        let (to, sum) = (random.quantisation(), random.quantisation());
+        match builder.conv(x, conv, to) {
+            Ok(y) if channels == outputs && builder.tensor(y).unwrap().shape == builder.tensor(x).unwrap().shape => {
+                let y = builder.add(y, x, sum).expect("same shapes");
+                finish(builder, y, random);
+            }
+            Ok(y) => finish(builder, y, random),
+            Err(error) => prop_assert!(matches!(error, GraphError::Shape(_)), "{error}"),
+        }
+    }
+
+    #[test]
     fn matrix_products_of_any_depth_and_width(seed: u64) {
         let random = &mut Random(seed);
         let (depth, outputs) = (random.size(1, 300), random.size(1, 70));

@@ -10,7 +10,7 @@ use crate::kernels::aligned::Aligned;
 use crate::kernels::gather::{Fetch, Gather};
 use crate::kernels::{
     BLOCK, Epilogue, Kernels, Multiply, PAIRS_STEP, Packing, Role, Run, Sum, avx2_depthwise,
-    portable,
+    avx2_winograd, portable,
 };
 use crate::numerics::{AddRule, MulRule};
 use crate::tensor::{ElementType, Quantisation};
@@ -24,6 +24,7 @@ pub(crate) static KERNELS: Kernels = Kernels {
     tile_rows: ROWS,
     gather,
     multiply,
+    winograd: Some(avx2_winograd::convolve),
     takes_depthwise: avx2_depthwise::takes,
     depthwise: avx2_depthwise::image,
     add,
@@ -121,6 +122,8 @@ fn multiply(call: &Multiply<'_>) {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn blocks(call: &Multiply<'_>) {
     let channels = call.weights.channels;
+    // Blocks of 4 KiB and more are worth asking for.
+    let fetches = call.weights.depth >= 128;
     for channel in (0..channels).step_by(BLOCK) {
         let wide = channels - channel > BLOCK / 2;
         // Tiles of nearly equal height: a last tile of one row would wait for its own sums.
@@ -131,19 +134,21 @@ unsafe fn blocks(call: &Multiply<'_>) {
             let rows = nth * count / tiles - row;
             // SAFETY: rows row..row + rows exist; the block starts at a channel that exists.
             unsafe {
-                match (rows, wide) {
-                    (6, true) => tile::<6, 2>(call, row, channel),
-                    (5, true) => tile::<5, 2>(call, row, channel),
-                    (4, true) => tile::<4, 2>(call, row, channel),
-                    (3, true) => tile::<3, 2>(call, row, channel),
-                    (2, true) => tile::<2, 2>(call, row, channel),
-                    (_, true) => tile::<1, 2>(call, row, channel),
-                    (6, false) => tile::<6, 1>(call, row, channel),
-                    (5, false) => tile::<5, 1>(call, row, channel),
-                    (4, false) => tile::<4, 1>(call, row, channel),
-                    (3, false) => tile::<3, 1>(call, row, channel),
-                    (2, false) => tile::<2, 1>(call, row, channel),
-                    (_, false) => tile::<1, 1>(call, row, channel),
+                match (rows, wide, nth == 1 && fetches && channel + BLOCK < channels) {
+                    (6, true, true) => tile::<6, 2, true>(call, row, channel),
+                    (5, true, true) => tile::<5, 2, true>(call, row, channel),
+                    (6, true, _) => tile::<6, 2, false>(call, row, channel),
+                    (5, true, _) => tile::<5, 2, false>(call, row, channel),
+                    (4, true, _) => tile::<4, 2, false>(call, row, channel),
+                    (3, true, _) => tile::<3, 2, false>(call, row, channel),
+                    (2, true, _) => tile::<2, 2, false>(call, row, channel),
+                    (_, true, _) => tile::<1, 2, false>(call, row, channel),
+                    (6, false, _) => tile::<6, 1, false>(call, row, channel),
+                    (5, false, _) => tile::<5, 1, false>(call, row, channel),
+                    (4, false, _) => tile::<4, 1, false>(call, row, channel),
+                    (3, false, _) => tile::<3, 1, false>(call, row, channel),
+                    (2, false, _) => tile::<2, 1, false>(call, row, channel),
+                    (_, false, _) => tile::<1, 1, false>(call, row, channel),
                 }
             }
             row += rows;
@@ -151,12 +156,12 @@ unsafe fn blocks(call: &Multiply<'_>) {
     }
 }
 
-/// `ROWS` panel rows times `HALVES` · 8 channels.
+/// `ROWS` panel rows times `HALVES` · 8 channels; the `FIRST` one of a block fetches weights ahead.
 ///
 /// # Safety
 /// The call has passed [`Multiply::check`]; the rows exist and `channel` starts a block.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn tile<const ROWS: usize, const HALVES: usize>(
+unsafe fn tile<const ROWS: usize, const HALVES: usize, const FIRST: bool>(
     call: &Multiply<'_>,
     row: usize,
     channel: usize,
@@ -173,6 +178,9 @@ unsafe fn tile<const ROWS: usize, const HALVES: usize>(
         let starts: [*const i16; ROWS] =
             std::array::from_fn(|row| opaque(panel.add(row * call.panel_stride)));
         for at in (0..depth).step_by(PAIRS_STEP) {
+            if FIRST {
+                prefetch(weights);
+            }
             for pair in 0..PAIRS_STEP / 2 {
                 let weights = weights.add(pair * 2 * BLOCK);
                 let block: [__m256i; HALVES] =
@@ -194,10 +202,22 @@ unsafe fn tile<const ROWS: usize, const HALVES: usize>(
     unsafe { finish::<ROWS, HALVES>(call, &sums, row, channel) }
 }
 
+/// Asks for the weights of a later step, which come from as far as main memory when they are used for the first time.
+/// There must be later ones: the hint for a place beyond all memory costs more than it gives.
+#[inline(always)]
+pub(crate) fn prefetch(weights: *const i16) {
+    /// Far enough for the third-level cache at full speed.
+    const AHEAD: usize = 1024;
+    for line in 0..PAIRS_STEP * BLOCK * 2 / 64 {
+        // SAFETY: a hint that reads nothing, for any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(weights.wrapping_add(AHEAD + line * 32).cast()) };
+    }
+}
+
 /// The same pointer, of unknown origin: the compiler would otherwise compute each row's address from the one before,
 /// in a chain of additions as long as the multiplications take.
 #[inline(always)]
-fn opaque(pointer: *const i16) -> *const i16 {
+pub(crate) fn opaque(pointer: *const i16) -> *const i16 {
     let mut address = pointer.addr();
     // SAFETY: no instruction at all.
     unsafe {
@@ -235,7 +255,7 @@ unsafe fn finish<const ROWS: usize, const HALVES: usize>(
                 words = plus::<HALVES>(sum, words, other);
             }
             let to = arena.add(call.outputs[row + index] + channel);
-            store(to, bytes(words), channels);
+            store(to, requantise.bytes(words), channels);
         }
     }
 }
@@ -251,6 +271,10 @@ pub(crate) fn scale(acc: __m256i, multiplier: __m256) -> __m256i {
 
 /// The constants of an epilogue in registers.
 pub(crate) struct Requantise {
+    /// Whether the limits are those of the stored type, which the narrowing to bytes keeps anyway.
+    is_full: bool,
+    /// Whether results are s8.
+    is_signed: bool,
     low: __m256i,
     high: __m256i,
     zero_point: __m256i,
@@ -260,20 +284,40 @@ impl Requantise {
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     pub(crate) fn new(epilogue: &Epilogue) -> Self {
+        let low = epilogue.sum.as_ref().map_or(epilogue.low, |sum| sum.rule.low);
         Self {
+            is_full: epilogue.sum.is_none()
+                && [(0, 255), (-128, 127)].contains(&(epilogue.low, epilogue.high)),
+            is_signed: low < 0,
             low: _mm256_set1_epi16(epilogue.low as i16),
             high: _mm256_set1_epi16(epilogue.high as i16),
             zero_point: _mm256_set1_epi16(epilogue.zero_point as i16),
         }
     }
 
-    /// 8 + 8 scaled values with the zero point, within the limits, as i16: values 0–3, 8–11, 4–7, 12–15. Saturation
-    /// on the way only meets values that the limits cut anyway.
+    /// 8 + 8 scaled values with the zero point, within the limits (those that [`Requantise::bytes`] does not keep by
+    /// itself), as i16: values 0–3, 8–11, 4–7, 12–15. Saturation on the way only meets values that the limits cut
+    /// anyway.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     pub(crate) fn words(&self, first: __m256i, second: __m256i) -> __m256i {
         let words = _mm256_adds_epi16(_mm256_packs_epi32(first, second), self.zero_point);
+        if self.is_full {
+            return words;
+        }
         _mm256_min_epi16(_mm256_max_epi16(words, self.low), self.high)
+    }
+}
+
+impl Requantise {
+    /// [`Requantise::words`] as bytes, in order.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    pub(crate) fn bytes(&self, words: __m256i) -> __m128i {
+        let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+        let bytes =
+            if self.is_signed { _mm_packs_epi16(low, high) } else { _mm_packus_epi16(low, high) };
+        _mm_shuffle_epi32::<0b11_01_10_00>(bytes)
     }
 }
 
@@ -283,7 +327,11 @@ impl Requantise {
 /// `HALVES` · 8 bytes are readable at `other`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn plus<const HALVES: usize>(sum: &Sum, words: __m256i, other: *const u8) -> __m256i {
+pub(crate) unsafe fn plus<const HALVES: usize>(
+    sum: &Sum,
+    words: __m256i,
+    other: *const u8,
+) -> __m256i {
     let Sum { rule, role } = sum;
     let element = if *role == Role::First { rule.element_b } else { rule.element_a };
     let (ratio_a, ratio_b) = (_mm256_set1_ps(rule.ratio_a), _mm256_set1_ps(rule.ratio_b));
@@ -307,16 +355,6 @@ unsafe fn plus<const HALVES: usize>(sum: &Sum, words: __m256i, other: *const u8)
         _mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(value, low), high))
     });
     _mm256_packs_epi32(sums[0], sums[HALVES - 1])
-}
-
-/// The low bytes of [`Requantise::words`], in order.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-pub(crate) fn bytes(words: __m256i) -> __m128i {
-    let words = _mm256_and_si256(words, _mm256_set1_epi16(0xff));
-    let bytes =
-        _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
-    _mm_shuffle_epi32::<0b11_01_10_00>(bytes)
 }
 
 /// Stores the first `length` of 16 bytes.

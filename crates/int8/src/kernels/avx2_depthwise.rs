@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::kernels::avx2::{Requantise, bytes, scale, store};
+use crate::kernels::avx2::{Requantise, scale, store};
 use crate::kernels::{DEPTHWISE_BLOCK, Depthwise, portable};
 use crate::operator::Window;
 use crate::tensor::ElementType;
@@ -132,7 +132,8 @@ unsafe fn sweep<
                 }
                 let values: [__m256i; ROWS] =
                     std::array::from_fn(|row| scale(sums[row], multiplier));
-                let bytes = bytes(requantise.words(values[0], values[ROWS - 1]));
+                let words = requantise.words(values[0], values[ROWS - 1]);
+                let bytes = requantise.bytes(words);
                 store(to, bytes, length);
                 if ROWS == 2 {
                     store(to.add(call.output.row), _mm_unpackhi_epi64(bytes, bytes), length);

@@ -12,16 +12,20 @@ mod arm64;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx2_depthwise;
+#[cfg(target_arch = "x86_64")]
+mod avx2_winograd;
 pub(crate) mod gather;
 pub(crate) mod peak;
 mod portable;
 mod scalar;
+pub(crate) mod winograd;
 
 use std::cell::Cell;
 
 use crate::GraphError;
 use crate::kernels::aligned::Aligned;
 use crate::kernels::gather::Gather;
+use crate::kernels::winograd::Winograd;
 use crate::numerics::{AddRule, MulRule};
 use crate::operator::Window;
 use crate::tensor::ElementType;
@@ -49,6 +53,8 @@ pub(crate) struct Kernels {
     pub(crate) gather: fn(&Gather<'_>, &mut Aligned),
     /// Panel times packed weights, to the output through the epilogue.
     pub(crate) multiply: fn(&Multiply<'_>),
+    /// Convolution of one image from transformed weights, where there is one.
+    pub(crate) winograd: Option<fn(&Winograd<'_>, &mut Aligned)>,
     /// Whether `depthwise` takes the window; the portable one takes all.
     pub(crate) takes_depthwise: fn(&Window) -> bool,
     /// Depthwise convolution of one image.
@@ -188,10 +194,17 @@ impl PackedWeights {
                 }
             }
         }
-        let extreme = weights.chunks_exact(depth_given).any(|row| {
-            row.iter().zip(row.iter().skip(8)).any(|(&a, &b)| a == i8::MIN && b == i8::MIN)
-        });
+        let extreme = packing != Packing::Pairs
+            && weights.chunks_exact(depth_given).any(|row| {
+                row.iter().zip(row.iter().skip(8)).any(|(&a, &b)| a == i8::MIN && b == i8::MIN)
+            });
         Self { values, channels, depth, depth_given, extreme }
+    }
+
+    /// Transformed weights for [`Winograd`].
+    pub(crate) fn winograd(weights: &[i8], channels: usize) -> Self {
+        let (values, depth) = winograd::pack(weights, channels);
+        Self { values, channels, depth, depth_given: weights.len() / channels, extreme: false }
     }
 }
 

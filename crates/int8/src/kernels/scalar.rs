@@ -10,6 +10,7 @@ pub(crate) static KERNELS: Kernels = Kernels {
     tile_rows: 1,
     gather,
     multiply,
+    winograd: None,
     takes_depthwise: |_| true,
     depthwise: portable::depthwise,
     add: portable::add,

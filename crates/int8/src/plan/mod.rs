@@ -5,6 +5,7 @@
 mod fuse;
 mod place;
 
+use crate::kernels::winograd;
 use crate::kernels::{BLOCK, DepthwiseWeights, Epilogue, Kernels, PackedWeights, SLACK};
 use crate::numerics::{self, AddRule, MulRule};
 use crate::operator::{Conv, CountPadding, Operator, OutputForm, Window};
@@ -132,6 +133,18 @@ pub(crate) struct ConvStep {
     pub(crate) stride: usize,
     /// Output pixels of one panel.
     pub(crate) rows: usize,
+    /// Whether the weights are transformed.
+    pub(crate) is_winograd: bool,
+}
+
+impl ConvStep {
+    /// Scratch memory, in values of two bytes.
+    fn panel_values(&self) -> usize {
+        match self.is_winograd {
+            true => winograd::scratch_bytes(self.x.shape.c / self.groups.len()) / 2,
+            false => self.rows * self.stride,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -170,7 +183,7 @@ impl Plan {
         Ok(Self {
             outputs: outputs.collect(),
             arena_bytes: places.arena_bytes() + SLACK,
-            panel_values: convs().map(|conv| conv.rows * conv.stride).max().unwrap_or(0) + SLACK,
+            panel_values: convs().map(|conv| conv.panel_values()).max().unwrap_or(0) + SLACK,
             panel_rows: convs().map(|conv| conv.rows).max().unwrap_or(0),
             most_channels: graph.tensors.iter().map(|tensor| tensor.shape.c).max().unwrap_or(0),
             steps,
@@ -339,11 +352,13 @@ impl Planner<'_> {
         }
         let channels = conv.channels / conv.groups;
         let groups = conv.weights.chunks_exact(conv.weights.len() / conv.groups).enumerate();
-        let groups = groups
-            .map(|(group, weights)| {
-                (PackedWeights::new(weights, channels, self.kernels.packing), epilogue(group))
-            })
-            .collect();
+        let is_winograd = self.kernels.winograd.is_some()
+            && winograd::takes(&conv.window, x.shape.c / conv.groups, channels);
+        let pack = |weights| match is_winograd {
+            true => PackedWeights::winograd(weights, channels),
+            false => PackedWeights::new(weights, channels, self.kernels.packing),
+        };
+        let groups = groups.map(|(group, weights)| (pack(weights), epilogue(group))).collect();
         let depth = conv.weights.len() / conv.channels;
         let stride = depth.next_multiple_of(16);
         let tile = self.kernels.tile_rows;
@@ -360,6 +375,7 @@ impl Planner<'_> {
             table,
             stride,
             rows: rows.min(y.shape.pixels()),
+            is_winograd,
         }))
     }
 

@@ -33,6 +33,7 @@ const fn table(name: &'static str, packing: Packing, multiply: fn(&Multiply<'_>)
         tile_rows: 4,
         gather,
         multiply,
+        winograd: None,
         takes_depthwise: |_| true,
         depthwise: depthwise::image,
         add: portable::add,
