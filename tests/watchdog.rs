@@ -137,7 +137,7 @@ fn watched_process() {
             .unwrap();
     let control = pipeline.control();
     let limits = WatchdogLimits { inference: Duration::from_millis(600), ..Default::default() };
-    let mut notifier = Notifier::from_environment();
+    let mut notifier = Notifier::from_environment(None);
     notifier.ready();
     let end = clock.now() + Duration::from_secs(3);
     while clock.now() < end {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ocelli_protocol::health::Power;
 
 use crate::board::{
-    self, Error, Indicator, PowerMeter, State, Thermometers, Trigger, accept, linux,
+    self, Error, Indicator, PowerMeter, State, Thermometers, Trigger, Watchdog, accept, linux,
 };
 use crate::clock::Clock;
 use crate::pipeline::{Control, Gate};
@@ -92,6 +92,15 @@ impl Hardware {
     pub(super) fn temperatures(&self) -> Vec<board::Temperature> {
         self.thermometers.read()
     }
+}
+
+/// Arms the hardware watchdog, where one is configured.
+///
+/// # Errors
+/// [`Error`] when it is required and not there.
+pub(super) fn arm_watchdog(settings: &board::Settings) -> Result<Option<Watchdog>, Error> {
+    let Some(wired) = &settings.watchdog else { return Ok(None) };
+    accept(Watchdog::arm(&wired.device, Path::new("/sys/class/watchdog")), wired.presence)
 }
 
 /// Starts the thread that turns edges of the trigger line into frames of the gated streams. It ends with the pipeline.

@@ -101,6 +101,7 @@ pub fn run(
                 hardware,
                 health_interval: settings.health_interval,
                 watchdog: settings.watchdog,
+                hardware_watchdog: hardware::arm_watchdog(&settings.board)?,
             };
             runtime.block_on(service::serve(running, delivery, reports, &clock))
         }

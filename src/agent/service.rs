@@ -18,7 +18,7 @@ use crate::agent::hardware::Hardware;
 use crate::agent::signals::Signals;
 use crate::agent::watchdog::{Notifier, Progress};
 use crate::agent::{AgentError, DeliverySettings, WatchdogLimits, health};
-use crate::board::State;
+use crate::board::{State, Watchdog};
 use crate::clock::Clock;
 use crate::frame::{Frame, PixelFormat};
 use crate::model::ModelSpec;
@@ -53,6 +53,7 @@ pub(super) struct Running {
     pub(super) hardware: Hardware,
     pub(super) health_interval: Duration,
     pub(super) watchdog: WatchdogLimits,
+    pub(super) hardware_watchdog: Option<Watchdog>,
 }
 
 /// Serves until a signal, then ends in order.
@@ -147,13 +148,14 @@ struct Service {
 
 impl Service {
     fn new(
-        running: Running,
+        mut running: Running,
         topics: DeviceTopics,
         handle: ReporterHandle,
         store: Store,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let now = clock.now();
+        let notifier = Notifier::from_environment(running.hardware_watchdog.take());
         let (finished_in, finished) = mpsc::channel(MOST_SNAPSHOTS);
         Self {
             running,
@@ -161,7 +163,7 @@ impl Service {
             handle,
             store,
             clock,
-            notifier: Notifier::from_environment(),
+            notifier,
             commands: Commands::default(),
             started: now,
             next_health: now,

@@ -1,4 +1,5 @@
-//! Tells the service manager how the agent is, and feeds its watchdog only while everything that must move moves.
+//! Tells the service manager how the agent is, and feeds its watchdog and the board's only while everything that must
+//! move moves.
 //!
 //! The rule is [`stuck`], a pure function; [`Notifier`] is the socket of systemd (`NOTIFY_SOCKET`, `WATCHDOG_USEC`).
 
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use sd_notify::NotifyState;
 
 use crate::agent::WatchdogLimits;
+use crate::board::Watchdog;
 
 /// Time since the last progress of each part. `None`: the part is not there or has ended in order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -55,23 +57,25 @@ pub fn stuck(progress: &Progress, limits: &WatchdogLimits) -> Option<Part> {
     parts.into_iter().find(|(_, over)| *over).map(|(part, _)| part)
 }
 
-/// The service manager, where there is one.
+/// The service manager and the hardware watchdog, where there are such.
 #[derive(Debug)]
 pub struct Notifier {
     /// Time between two feedings; `None`: nobody watches.
     interval: Option<Duration>,
+    hardware: Option<Watchdog>,
     next: Option<Instant>,
     told: Option<Part>,
     status: String,
 }
 
 impl Notifier {
-    /// Reads the environment that systemd gives its services.
+    /// Reads the environment that systemd gives its services, and takes over an armed watchdog of the board.
     #[must_use]
-    pub fn from_environment() -> Self {
+    pub fn from_environment(hardware: Option<Watchdog>) -> Self {
         // systemd advises half of the limit (sd_watchdog_enabled(3)); a third leaves room for a slow turn.
-        let interval = sd_notify::watchdog_enabled().map(|limit| limit / 3);
-        Self { interval, next: None, told: None, status: String::new() }
+        let limits = [sd_notify::watchdog_enabled(), hardware.as_ref().map(Watchdog::timeout)];
+        let interval = limits.into_iter().flatten().min().map(|limit| limit / 3);
+        Self { interval, hardware, next: None, told: None, status: String::new() }
     }
 
     /// Time between two calls of [`Notifier::tick`] that keeps the watchdog fed, at most one second.
@@ -88,9 +92,12 @@ impl Notifier {
         send(&[NotifyState::Ready]);
     }
 
-    /// Says that the agent ends in order.
+    /// Says that the agent ends in order, and stops the hardware watchdog: the end is the service manager's to watch.
     pub fn stopping(&mut self) {
         send(&[NotifyState::Stopping]);
+        if let Some(hardware) = self.hardware.take() {
+            hardware.disarm();
+        }
     }
 
     /// Tells people how the agent is, when that changed.
@@ -116,6 +123,9 @@ impl Notifier {
         let due = self.next.is_none_or(|next| now >= next);
         if let (Some(interval), true, None) = (self.interval, due, stuck) {
             send(&[NotifyState::Watchdog]);
+            if let Some(hardware) = &mut self.hardware {
+                hardware.feed();
+            }
             self.next = Some(now + interval);
         }
     }
@@ -131,6 +141,33 @@ fn send(states: &[NotifyState<'_>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::{Clock, SystemClock};
+
+    #[test]
+    fn the_boards_watchdog_is_fed_by_the_same_rule() {
+        let folder = tempfile::tempdir().unwrap();
+        let device = folder.path().join("watchdog");
+        std::fs::write(&device, "").unwrap();
+        let armed = Watchdog::arm(&device, folder.path()).unwrap();
+        let third = armed.timeout() / 3;
+        let mut notifier = Notifier::from_environment(Some(armed));
+        let limits = WatchdogLimits::default();
+        let (well, hung) = (
+            Progress::default(),
+            Progress { inference: Some(limits.inference * 2), ..Progress::default() },
+        );
+        let start = SystemClock.now();
+        let fed = |notifier: &mut Notifier, progress: &Progress, thirds: u32| {
+            notifier.tick(progress, &limits, start + third * thirds);
+            std::fs::read(&device).unwrap().len()
+        };
+        assert_eq!(fed(&mut notifier, &well, 0), 2, "when armed and at the first tick");
+        assert_eq!(fed(&mut notifier, &hung, 1), 2);
+        assert_eq!(fed(&mut notifier, &hung, 2), 2);
+        assert_eq!(fed(&mut notifier, &well, 3), 3);
+        notifier.stopping();
+        assert_eq!(std::fs::read(&device).unwrap(), b"\0\0\0V");
+    }
 
     #[test]
     fn the_watchdog_is_fed_only_while_everything_moves() {

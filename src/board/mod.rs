@@ -1,4 +1,4 @@
-//! What is wired to the board besides the camera: an indicator light, a trigger input, a power meter, thermometers.
+//! What is wired to the board besides the camera: an indicator light, a trigger input, a power meter, thermometers, a watchdog.
 //!
 //! Logic is generic over embedded-hal 1.0 or works on events and bytes; only `linux` opens devices. Hardware that is
 //! not there is reported once, and stops the agent only when the config says that it is required.
@@ -10,6 +10,7 @@ pub mod power;
 mod retry;
 pub mod temperature;
 pub mod trigger;
+pub mod watchdog;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -19,6 +20,7 @@ pub use indicator::{Indicator, Polarity, State};
 pub use power::{Chip, Energy, PowerMeter, Reading};
 pub use temperature::{Temperature, Thermometers};
 pub use trigger::{Edge, Trigger};
+pub use watchdog::Watchdog;
 
 /// What is wired. The default is nothing.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -29,6 +31,8 @@ pub struct Settings {
     pub trigger: Option<TriggerSettings>,
     /// Meter in the supply line.
     pub power_meter: Option<PowerMeterSettings>,
+    /// Hardware watchdog.
+    pub watchdog: Option<WatchdogSettings>,
 }
 
 /// Whether the agent may start without a device.
@@ -76,6 +80,15 @@ pub struct PowerMeterSettings {
     pub chip: Chip,
     /// Resistance of the shunt, ohm, above 0.
     pub shunt_ohm: f32,
+    /// Whether the agent may start without it.
+    pub presence: Presence,
+}
+
+/// A hardware watchdog that the agent feeds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchdogSettings {
+    /// Device file, for example `/dev/watchdog`.
+    pub device: PathBuf,
     /// Whether the agent may start without it.
     pub presence: Presence,
 }

@@ -212,6 +212,9 @@ fn explain_rest(config: &Config, told: &mut Told) {
             meter.bus.display()
         ));
     }
+    if let Some(watchdog) = &board.watchdog {
+        parts.push(format!("watchdog {}", watchdog.display()));
+    }
     if !parts.is_empty() {
         told.lines.push(format!("Board: {}.", parts.join("; ")));
     }

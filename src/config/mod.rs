@@ -172,6 +172,8 @@ pub struct Board {
     pub trigger: Option<GpioLine>,
     /// Power meter.
     pub power_meter: Option<PowerMeter>,
+    /// Hardware watchdog, `/dev/watchdogN`.
+    pub watchdog: Option<PathBuf>,
     /// Parts without which the agent does not start.
     pub required: Vec<Part>,
 }
@@ -185,6 +187,8 @@ pub enum Part {
     Trigger,
     /// `power_meter`
     PowerMeter,
+    /// `watchdog`
+    Watchdog,
 }
 
 /// A line of a GPIO chip, written `gpiochip0:17`.

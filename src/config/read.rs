@@ -240,14 +240,17 @@ fn read_store(section: Section<'_>) -> PathBuf {
 fn read_board(section: Section<'_>) -> Board {
     let [indicator, trigger] = ["indicator", "trigger"].map(|key| read_line(&section, key));
     let power_meter = read_power_meter(section.section("power_meter"));
+    let watchdog =
+        section.optional_path("watchdog", "the path of a watchdog, as \"/dev/watchdog\"");
     let parts = [
         ("indicator", Part::Indicator, indicator.is_some()),
         ("trigger", Part::Trigger, trigger.is_some()),
         ("power_meter", Part::PowerMeter, power_meter.is_some()),
+        ("watchdog", Part::Watchdog, watchdog.is_some()),
     ];
     let required = section.read(
         "required",
-        "a list of \"indicator\", \"trigger\", \"power_meter\"",
+        "a list of \"indicator\", \"trigger\", \"power_meter\", \"watchdog\"",
         |value| {
             let part =
                 |text: &str| parts.iter().find(|(name, ..)| *name == text).map(|part| part.1);
@@ -265,7 +268,7 @@ fn read_board(section: Section<'_>) -> Board {
         }
     }
     section.finish();
-    Board { indicator, trigger, power_meter, required }
+    Board { indicator, trigger, power_meter, watchdog, required }
 }
 
 fn read_line(section: &Section<'_>, key: &'static str) -> Option<GpioLine> {

@@ -128,6 +128,10 @@ impl Config {
                 shunt_ohm: meter.shunt_ohm,
                 presence: presence(Part::PowerMeter),
             }),
+            watchdog: self.board.watchdog.as_ref().map(|device| board::WatchdogSettings {
+                device: device.clone(),
+                presence: presence(Part::Watchdog),
+            }),
         }
     }
 }
