@@ -30,6 +30,10 @@ audit: ## Advisories, licences and sources of all dependencies (needs cargo-deny
 test-v4l2: ## Capture from the kernel's vivid driver in a virtual machine (Debian on x86_64; installs QEMU)
 	tests/v4l2/run.sh
 
+.PHONY: test-boards
+test-boards: ## The agent on emulated ARM boards: camera, GPIO, watchdog, power cuts, bad input (installs QEMU; about an hour)
+	tests/boards/run.sh
+
 .PHONY: test-parity
 test-parity: ## Compare with onnxruntime and Pillow on the labelled pictures in OCELLI_DATA (Python; about ten minutes)
 	tests/parity/run.sh

@@ -32,7 +32,8 @@ pub fn keys() -> tempfile::TempDir {
     let (own, other) = (authority("test CA"), authority("other CA"));
     std::fs::write(dir.path().join("ca.pem"), own.pem()).unwrap();
     std::fs::write(dir.path().join("other-ca.pem"), other.pem()).unwrap();
-    let here = ["localhost", "127.0.0.1"];
+    // The last is this machine as seen from one that QEMU emulates.
+    let here = ["localhost", "127.0.0.1", "10.0.2.2"];
     let path = dir.path();
     issue(path, &own, "good", &here, (2020, 2090));
     issue(path, &own, "expired", &here, (2019, 2020));

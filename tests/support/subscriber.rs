@@ -1,11 +1,12 @@
 //! A subscriber with a persistent session that remembers what arrived, in order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
+use serde_json::Value;
 use tokio::sync::Notify;
 
 use super::wait_until;
@@ -61,10 +62,34 @@ impl Received {
     }
 }
 
+/// Results kept whole.
+const RESULTS_KEPT: usize = 512;
+
+/// What arrived, as it came.
+#[derive(Default)]
+struct Payloads {
+    results: VecDeque<Value>,
+    latest: BTreeMap<String, Value>,
+}
+
+impl Payloads {
+    fn keep(&mut self, topic: &str, payload: &[u8]) {
+        let Ok(value) = serde_json::from_slice::<Value>(payload) else { return };
+        if topic.contains("/result/") {
+            if self.results.len() == RESULTS_KEPT {
+                self.results.pop_front();
+            }
+            self.results.push_back(value.clone());
+        }
+        self.latest.insert(topic.to_owned(), value);
+    }
+}
+
 /// The subscriber; its thread ends with the process or on drop.
 #[derive(Default)]
 pub struct Subscriber {
     received: Arc<Mutex<Received>>,
+    payloads: Arc<Mutex<Payloads>>,
     subscribed: Arc<AtomicBool>,
     ended: Arc<AtomicBool>,
     paused: Arc<AtomicBool>,
@@ -77,6 +102,7 @@ impl Subscriber {
         let subscriber = Self::default();
         let own = Self {
             received: subscriber.received.clone(),
+            payloads: subscriber.payloads.clone(),
             subscribed: subscriber.subscribed.clone(),
             ended: subscriber.ended.clone(),
             paused: subscriber.paused.clone(),
@@ -139,7 +165,9 @@ impl Subscriber {
                     self.subscribed.store(true, Ordering::SeqCst)
                 }
                 Ok(Event::Incoming(Packet::Publish(publish))) => {
-                    note(&mut self.received.lock().unwrap(), &publish.topic, &publish.payload);
+                    let (topic, payload) = (&publish.topic, &publish.payload);
+                    self.payloads.lock().unwrap().keep(topic, payload);
+                    note(&mut self.received.lock().unwrap(), topic, payload);
                 }
                 Ok(_) => {}
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -150,6 +178,21 @@ impl Subscriber {
     /// What arrived so far.
     pub fn received(&self) -> Received {
         self.received.lock().unwrap().clone()
+    }
+
+    /// The last results as they came, repetitions included, oldest first.
+    pub fn results(&self) -> Vec<Value> {
+        self.payloads.lock().unwrap().results.iter().cloned().collect()
+    }
+
+    /// The last payload whose topic ends so.
+    pub fn latest(&self, topic: &str) -> Option<Value> {
+        let payloads = self.payloads.lock().unwrap();
+        payloads
+            .latest
+            .iter()
+            .find(|(known, _)| known.ends_with(topic))
+            .map(|(_, value)| value.clone())
     }
 
     /// What arrived, once nothing came for a second.
@@ -175,7 +218,7 @@ impl Drop for Subscriber {
 }
 
 fn note(received: &mut Received, topic: &str, payload: &[u8]) {
-    let value: serde_json::Value = serde_json::from_slice(payload).expect("payloads are JSON");
+    let value: Value = serde_json::from_slice(payload).expect("payloads are JSON");
     received.messages += 1;
     if topic.contains("/result/") {
         let seq = value["seq"].as_u64().expect("a result has a number");

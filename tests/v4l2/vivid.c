@@ -2,10 +2,12 @@
    back on the capture node, and sets its controls.
 
    vivid feed OUTPUT CAPTURE FOURCC EXPECTED   write the picture that is fed to EXPECTED, then feed it for ever
+   vivid play OUTPUT CAPTURE FOURCC FILE...    feed the first file's bytes; each SIGUSR1 goes on to the next file
    vivid set DEVICE CONTROL VALUE              set the control whose name contains CONTROL */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/videodev2.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -127,9 +129,81 @@ static void feed(char **arguments) {
     }
 }
 
+static volatile sig_atomic_t turns;
+
+static void turn(int signal) {
+    (void)signal;
+    turns++;
+}
+
+/* Single-planar only. A file has exactly the bytes of one picture. */
+static void play(char **arguments, int files) {
+    int out = open_node(arguments[0]), capture = open_node(arguments[1]);
+    set(capture, "Loop Video", 1);
+    set(capture, "OSD Text Mode", 2);
+    close(capture);
+    signal(SIGUSR1, turn);
+
+    unsigned type = V4L2_BUF_TYPE_VIDEO_OUTPUT;
+    struct v4l2_format format = {.type = type};
+    ask(out, VIDIOC_G_FMT, &format, "g_fmt");
+    format.fmt.pix.pixelformat =
+        v4l2_fourcc(arguments[2][0], arguments[2][1], arguments[2][2], arguments[2][3]);
+    format.fmt.pix.field = V4L2_FIELD_NONE;
+    format.fmt.pix.bytesperline = 0;
+    ask(out, VIDIOC_S_FMT, &format, "s_fmt");
+    size_t size = format.fmt.pix.sizeimage;
+
+    unsigned char *pictures = malloc(size * files);
+    for (int i = 0; i < files; i++) {
+        FILE *file = fopen(arguments[3 + i], "r");
+        if (!file || fread(pictures + size * i, 1, size, file) != size || fgetc(file) != EOF) {
+            fprintf(stderr, "%s: not %zu bytes\n", arguments[3 + i], size);
+            exit(1);
+        }
+        fclose(file);
+    }
+
+    struct v4l2_requestbuffers request = {.count = 4, .type = type, .memory = V4L2_MEMORY_MMAP};
+    ask(out, VIDIOC_REQBUFS, &request, "reqbufs");
+    unsigned char *bytes[VIDEO_MAX_FRAME];
+    int shown[VIDEO_MAX_FRAME];
+    for (unsigned i = 0; i < request.count; i++) {
+        struct v4l2_buffer buffer = {.index = i, .type = type, .memory = V4L2_MEMORY_MMAP};
+        ask(out, VIDIOC_QUERYBUF, &buffer, "querybuf");
+        bytes[i] = mmap(0, buffer.length, PROT_READ | PROT_WRITE, MAP_SHARED, out, buffer.m.offset);
+        if (bytes[i] == MAP_FAILED)
+            perror("mmap"), exit(1);
+        memcpy(bytes[i], pictures, size);
+        shown[i] = 0;
+        buffer.bytesused = size;
+        buffer.field = V4L2_FIELD_NONE;
+        ask(out, VIDIOC_QBUF, &buffer, "qbuf");
+    }
+    ask(out, VIDIOC_STREAMON, &type, "streamon");
+    printf("playing %ux%u\n", format.fmt.pix.width, format.fmt.pix.height);
+    fflush(stdout);
+    for (;;) {
+        struct v4l2_buffer buffer = {.type = type, .memory = V4L2_MEMORY_MMAP};
+        while (ioctl(out, VIDIOC_DQBUF, &buffer))
+            if (errno != EINTR)
+                perror("dqbuf"), exit(1);
+        int wanted = turns % files;
+        if (shown[buffer.index] != wanted) {
+            memcpy(bytes[buffer.index], pictures + size * wanted, size);
+            shown[buffer.index] = wanted;
+        }
+        buffer.bytesused = size;
+        buffer.field = V4L2_FIELD_NONE;
+        ask(out, VIDIOC_QBUF, &buffer, "qbuf");
+    }
+}
+
 int main(int count, char **words) {
     if (count == 6 && !strcmp(words[1], "feed"))
         feed(words + 2);
+    else if (count >= 6 && !strcmp(words[1], "play"))
+        play(words + 2, count - 5);
     else if (count == 5 && !strcmp(words[1], "set"))
         set(open_node(words[2]), words[3], atoi(words[4]));
     else
