@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::machine::{AARCH64, AARCH64_MAX, ARMV7, Board, timed};
 use crate::scene::{Scene, agree, findings};
 use crate::site::{CAMERA, Site, zoo};
+use crate::support::agent::project;
 
 /// Results after a change of the scene that may still show the one before: one on its way, one in the camera's queue, and room.
 const LATE: usize = 4;
@@ -59,6 +60,14 @@ fn camera_to_broker(board: Board, model: &str, pictures: [&str; 2]) -> Figures {
     figures.note();
     machine.console.ask("service stop");
     figures
+}
+
+/// A limit of `cross/limits.toml`, bytes.
+fn limit(key: &str) -> u64 {
+    let text = std::fs::read_to_string(project("cross/limits.toml")).unwrap();
+    let limits: toml::Table = text.parse().unwrap();
+    let limit = limits.get(key).and_then(toml::Value::as_integer);
+    limit.and_then(|limit| limit.try_into().ok()).unwrap_or_else(|| panic!("no {key} in {text}"))
 }
 
 /// Panics unless every result shows that scene.
@@ -130,7 +139,9 @@ const DETECTED: [&str; 2] = ["coffee.jpg", "astronaut.jpg"];
 #[test]
 #[ignore = "boots an emulated board: make test-boards"]
 fn aarch64_classifies_what_its_camera_sees() {
-    camera_to_broker(AARCH64, "efficientnet-lite0", CLASSIFIED);
+    let figures = camera_to_broker(AARCH64, "efficientnet-lite0", CLASSIFIED);
+    let (peak, limit) = (figures.peak_kib * 1024, limit("peak-rss-classifier-aarch64"));
+    assert!(peak <= limit, "peak RSS is {peak} bytes, limit {limit}");
 }
 
 #[test]
