@@ -20,8 +20,8 @@ arm64)
     ;;
 armhf)
     flavour=armmp triple=arm-linux-musleabihf
-    # The AST2600: network, SD card, I2C, GPIO, thermometer.
-    modules+=" ftgmac100 sdhci-of-aspeed i2c-aspeed gpio-aspeed i2c-dev lm75"
+    # The AST2600: network, eMMC, I2C, GPIO, thermometer.
+    modules+=" mdio-aspeed realtek ftgmac100 sdhci-of-aspeed i2c-aspeed gpio-aspeed i2c-dev lm75"
     ;;
 *)
     echo "image.sh: unknown architecture $architecture; arm64 or armhf" >&2

@@ -35,7 +35,7 @@ SERVICE
 chmod +x /bin/service
 
 if grep -q AST2600 /proc/device-tree/model 2>/dev/null; then
-    modules="ftgmac100 sdhci-of-aspeed i2c-aspeed gpio-aspeed i2c-dev lm75"
+    modules="mdio-aspeed realtek ftgmac100 sdhci-of-aspeed i2c-aspeed gpio-aspeed i2c-dev lm75"
 else
     modules="virtio_pci virtio_blk virtio_net"
 fi
