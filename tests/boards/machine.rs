@@ -165,7 +165,12 @@ impl Machine {
             command.args(["-device", "virtio-blk-pci,drive=data"]);
         } else {
             command.arg("-dtb").arg(image.join("ast2600.dtb"));
-            command.args(["-nic", "user", "-drive", &format!("{},if=sd,index=2", start.disk.drive())]);
+            command.args([
+                "-nic",
+                "user",
+                "-drive",
+                &format!("{},if=sd,index=2", start.disk.drive()),
+            ]);
         }
         command.args(start.arguments);
         let errors = std::fs::File::create(folder.join("qemu.log")).unwrap();
