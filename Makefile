@@ -38,6 +38,22 @@ test-boards: ## The agent on emulated ARM boards: camera, GPIO, watchdog, power 
 test-parity: ## Compare with onnxruntime and Pillow on the labelled pictures in OCELLI_DATA (Python; about ten minutes)
 	tests/parity/run.sh
 
+.PHONY: cross
+cross: ## Static binaries for ARM (aarch64, armv7), release profile, held against their size limits
+	cross/setup.sh
+	cross/size.sh --check
+
+.PHONY: test-cross
+test-cross: ## The ARM builds under QEMU's user emulator; `make test` has aarch64
+	tests/setup.sh
+	cross/setup.sh
+	cross/test.sh aarch64-unknown-linux-musl
+	cross/test.sh armv7-unknown-linux-musleabihf
+
+.PHONY: icount
+icount: ## Count ARM instructions per inference and frame, beside an all-speed build; writes docs/performance.md
+	cross/icount.sh
+
 .PHONY: demo
 demo: ## Broker, agent and receiver on this machine: real pictures, real model, results over MQTT, boxes in demo-out/
 	tests/setup.sh build

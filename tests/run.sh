@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs every test: one build of everything, unit and integration tests, documentation examples, lints.
+# Runs every test: one build of everything, unit and integration tests, documentation examples, lints; then the ARM build in
+# an emulator.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -23,5 +24,9 @@ cargo test --locked --workspace --doc
 
 step formatting and lints
 make --no-print-directory lint
+
+step the ARM build
+cross/setup.sh aarch64-unknown-linux-musl
+cross/test.sh aarch64-unknown-linux-musl
 
 step done
