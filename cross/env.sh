@@ -3,8 +3,8 @@
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 target_dir=${CARGO_TARGET_DIR:-$root/target}
-# The tools move when their versions do.
-tools=${XDG_CACHE_HOME:-$HOME/.cache}/ocelli/zig-$(sha256sum "$root/cross/requirements.txt" | cut -c1-12)
+# The tools move when their versions do. OCELLI_ZIG names a virtual environment that has them already.
+tools=${OCELLI_ZIG:-${XDG_CACHE_HOME:-$HOME/.cache}/ocelli/zig-$(sha256sum "$root/cross/requirements.txt" | cut -c1-12)}
 targets=(aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf)
 
 die() { echo "$(basename "$0"): $*" >&2; exit 1; }

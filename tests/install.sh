@@ -21,5 +21,5 @@ fi
 echo "install: ${missing[*]}" >&2
 apt() { "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 "$@" >&2; }
 # A list of packages from last month names files that are gone; a fresh machine has none.
-apt update || apt update
+apt update
 apt install -y --no-install-recommends "${missing[@]}"
