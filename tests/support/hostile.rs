@@ -7,8 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::agent::LONG;
 use super::now;
 use super::proxy::packet;
+
+/// A flood goes on until more results than these came through it.
+pub const FLOODED_RESULTS: usize = 50;
 
 /// What one connection gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +41,7 @@ pub enum Trick {
     Garbage,
     /// Nothing is read after CONNACK; the line fills up.
     NoReading,
-    /// Commands without end for three seconds, everything else in order.
+    /// Commands without end for three seconds, or longer until a few results came through; everything else in order.
     Flood,
     /// Half a packet, then the end.
     Half,
@@ -65,7 +69,7 @@ impl Hostile {
                 let count = Arc::clone(&count);
                 std::thread::spawn(move || match trick {
                     // The client may end the connection at any point of a trick.
-                    Some(trick) => drop(play(trick, client, &count)),
+                    Some(trick) => drop(play(trick, client, count)),
                     None => pass(client, target),
                 });
             }
@@ -97,7 +101,7 @@ fn pass(client: TcpStream, target: u16) {
     let _ = to_client.shutdown(Shutdown::Both);
 }
 
-fn play(trick: Trick, mut client: TcpStream, acked: &AtomicUsize) -> std::io::Result<()> {
+fn play(trick: Trick, mut client: TcpStream, acked: Arc<AtomicUsize>) -> std::io::Result<()> {
     client.set_nodelay(true)?;
     let mut buffer = [0; 4096];
     let mut packets = Vec::new();
@@ -126,7 +130,9 @@ fn play(trick: Trick, mut client: TcpStream, acked: &AtomicUsize) -> std::io::Re
                             // Fails once the client has gone.
                             client.write_all(&[0xD0, 0])?;
                         },
-                        Trick::Flood => flooding = Some(flood(Arc::clone(&writer))),
+                        Trick::Flood => {
+                            flooding = Some(flood(Arc::clone(&writer), Arc::clone(&acked)));
+                        }
                         _ => {}
                     }
                 }
@@ -168,15 +174,21 @@ fn answer(trick: Trick, client: &mut TcpStream, id: [u8; 2]) -> std::io::Result<
 }
 
 /// Commands as fast as they are taken.
-fn flood(client: Arc<Mutex<TcpStream>>) -> std::thread::JoinHandle<()> {
+fn flood(client: Arc<Mutex<TcpStream>>, acked: Arc<AtomicUsize>) -> std::thread::JoinHandle<()> {
     std::thread::spawn(move || {
         let topic = b"ocelli/device/dock-3/cmd/nothing";
         let mut message = vec![0x30, (2 + topic.len() + 2) as u8, 0, topic.len() as u8];
         message.extend_from_slice(topic);
         message.extend_from_slice(b"{}");
         let many = message.repeat(100);
-        let end = now() + Duration::from_secs(3);
-        while now() < end && client.lock().unwrap().write_all(&many).is_ok() {
+        let begin = now();
+        // On a busy machine results take longer to come through.
+        let goes_on = || {
+            let passed = now() - begin;
+            let few = acked.load(Ordering::SeqCst) <= FLOODED_RESULTS;
+            passed < Duration::from_secs(3) || few && passed < LONG
+        };
+        while goes_on() && client.lock().unwrap().write_all(&many).is_ok() {
             // Lets the other writer in.
             std::thread::yield_now();
         }

@@ -195,8 +195,11 @@ impl Subscriber {
             .map(|(_, value)| value.clone())
     }
 
-    /// What arrived, once nothing came for a second.
+    /// What arrived, once the device's last word has, and nothing more came for a second.
+    ///
+    /// A broker hands on in order what one device sends, so `offline`, sent last, comes after all results.
     pub fn settled(&self) -> Received {
+        wait_until(Duration::from_secs(60), || self.received.lock().unwrap().status == "offline");
         let mut before = usize::MAX;
         for _ in 0..60 {
             let messages = self.received.lock().unwrap().messages;
