@@ -50,12 +50,10 @@ pub(crate) fn pack(weights: &[i8], channels: usize) -> (Aligned, usize) {
         for input in 0..inputs {
             let tap =
                 |row: usize, column: usize| i16::from(window[(row * 3 + column) * inputs + input]);
-            let columns: [[i16; 4]; 3] = std::array::from_fn(|column| {
-                doubled([tap(0, column), tap(1, column), tap(2, column)])
-            });
-            for row in 0..4 {
-                let transformed = doubled([columns[0][row], columns[1][row], columns[2][row]]);
-                for (column, value) in transformed.into_iter().enumerate() {
+            let [first, second, third] =
+                [0, 1, 2].map(|column| doubled([tap(0, column), tap(1, column), tap(2, column)]));
+            for (row, ((a, b), c)) in first.into_iter().zip(second).zip(third).enumerate() {
+                for (column, value) in doubled([a, b, c]).into_iter().enumerate() {
                     let place = 4 * row + column;
                     let pair = (place * depth / 2 + input / 2) * BLOCK + channel % BLOCK;
                     packed[block + pair * 2 + input % 2] = value;
@@ -73,6 +71,7 @@ fn doubled([a, b, c]: [i16; 3]) -> [i16; 4] {
 }
 
 /// One image of such a convolution.
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "kernels are for x86"))]
 pub(crate) struct Winograd<'a> {
     pub(crate) arena: &'a [Cell<u8>],
     pub(crate) element: ElementType,
@@ -93,6 +92,7 @@ pub(crate) struct Winograd<'a> {
     pub(crate) epilogue: &'a Epilogue,
 }
 
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "kernels are for x86"))]
 impl Winograd<'_> {
     /// Panics unless everything lies where the kernels will touch.
     pub(crate) fn check(&self, scratch: &Aligned) {

@@ -3,9 +3,14 @@
 //! The products of two taps are added in i16 (exact unless both weights are −128, see `neon.rs`) and then to the i32
 //! sums: 4 products an instruction, twice what widening the inputs would give on cores with one multiplier (A72).
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "iterators over arrays of registers go through memory"
+)]
+
 use std::arch::aarch64::*;
 
-use crate::kernels::arm64::epilogue::{Requantise, scale, store};
+use crate::kernels::arm64::epilogue::{Requantise, scale};
 use crate::kernels::{BLOCK, Depthwise, portable};
 use crate::operator::Window;
 use crate::tensor::ElementType;
@@ -72,12 +77,15 @@ unsafe fn row<const SIDE: usize, const STEP: usize>(
         let width = call.output.shape.w;
         let (mut from, mut to) = (arena.add(from).cast_const(), arena.add(to + channel));
         for _ in 0..width / 2 {
-            strip.outputs::<2>(from, to, call.output.pixel);
+            let [first, second] = strip.outputs::<2>(from);
+            strip.store(to, first);
+            strip.store(to.add(call.output.pixel), second);
             from = from.wrapping_add(2 * STEP * call.input.pixel);
             to = to.wrapping_add(2 * call.output.pixel);
         }
         if width % 2 == 1 {
-            strip.outputs::<1>(from, to, call.output.pixel);
+            let [last] = strip.outputs::<1>(from);
+            strip.store(to, last);
         }
     }
 }
@@ -98,10 +106,9 @@ impl<const SIDE: usize, const STEP: usize> Strip<SIDE, STEP> {
     /// `COUNT` neighbouring outputs.
     ///
     /// # Safety
-    /// 16 bytes are readable at each tap from `from` on, `channels` bytes writable at each output from `to` on, 16
-    /// values readable at bias and multipliers.
+    /// 16 bytes are readable at each tap from `from` on, and 16 values at bias and multipliers.
     #[inline(always)]
-    unsafe fn outputs<const COUNT: usize>(&self, from: *const u8, to: *mut u8, step: usize) {
+    unsafe fn outputs<const COUNT: usize>(&self, from: *const u8) -> [uint8x16_t; COUNT] {
         // SAFETY: by contract.
         unsafe {
             let bias = std::array::from_fn(|quad| vld1q_s32(self.bias.add(4 * quad)));
@@ -109,6 +116,7 @@ impl<const SIDE: usize, const STEP: usize> Strip<SIDE, STEP> {
             // The product of a tap that waits for its partner: low and high channels.
             let mut waiting = [[vdupq_n_s16(0); 2]; COUNT];
             for row in 0..SIDE {
+                let from = opaque(from.add(row * self.row));
                 // Columns of the window of the first output, and those that the second one adds.
                 let mut x = [[vdupq_n_s8(0); SIDE]; COUNT];
                 for output in 0..COUNT {
@@ -116,9 +124,7 @@ impl<const SIDE: usize, const STEP: usize> Strip<SIDE, STEP> {
                         x[output][column] = if output > 0 && column + STEP < SIDE {
                             x[output - 1][column + STEP]
                         } else {
-                            self.load(
-                                from.add(row * self.row + (output * STEP + column) * self.pixel),
-                            )
+                            self.load(from.add((output * STEP + column) * self.pixel))
                         };
                     }
                 }
@@ -144,9 +150,11 @@ impl<const SIDE: usize, const STEP: usize> Strip<SIDE, STEP> {
                     }
                 }
             }
-            for (output, sums) in sums.iter().enumerate() {
-                self.finish(sums, to.add(output * step));
+            let mut bytes = [vdupq_n_u8(0); COUNT];
+            for output in 0..COUNT {
+                bytes[output] = self.finish(&sums[output]);
             }
+            bytes
         }
     }
 
@@ -159,18 +167,45 @@ impl<const SIDE: usize, const STEP: usize> Strip<SIDE, STEP> {
     }
 
     /// # Safety
-    /// `channels` bytes are writable at `to`, 16 multipliers readable.
+    /// 16 multipliers are readable.
     #[inline(always)]
-    unsafe fn finish(&self, sums: &[int32x4_t; 4], to: *mut u8) {
+    unsafe fn finish(&self, sums: &[int32x4_t; 4]) -> uint8x16_t {
         // SAFETY: by contract.
         unsafe {
             let scaled = |quad: usize| scale(sums[quad], vld1q_f32(self.multipliers.add(4 * quad)));
             let low = self.requantise.words(scaled(0), scaled(1));
-            store(to, vmovn_u16(vreinterpretq_u16_s16(low)), self.channels);
-            if let Some(rest @ 1..) = self.channels.checked_sub(8) {
-                let high = self.requantise.words(scaled(2), scaled(3));
-                store(to.add(8), vmovn_u16(vreinterpretq_u16_s16(high)), rest);
+            let high = self.requantise.words(scaled(2), scaled(3));
+            let low = vmovn_u16(vreinterpretq_u16_s16(low));
+            vmovn_high_u16(low, vreinterpretq_u16_s16(high))
+        }
+    }
+
+    /// # Safety
+    /// `channels` bytes are writable.
+    #[inline(always)]
+    unsafe fn store(&self, to: *mut u8, bytes: uint8x16_t) {
+        // SAFETY: no more than `channels` bytes are written.
+        unsafe {
+            if self.channels == BLOCK {
+                vst1q_u8(to, bytes);
+            } else {
+                let mut kept = [0u8; BLOCK];
+                vst1q_u8(kept.as_mut_ptr(), bytes);
+                std::ptr::copy_nonoverlapping(kept.as_ptr(), to, self.channels);
             }
         }
     }
+}
+
+/// The same pointer, of unknown origin: the compiler would otherwise keep the offset of every tap, and find no
+/// registers for them.
+#[inline(always)]
+fn opaque(pointer: *const u8) -> *const u8 {
+    let mut address = pointer.addr();
+    // SAFETY: no instruction at all.
+    unsafe {
+        std::arch::asm!("/* {0} */", inout(reg) address,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    pointer.with_addr(address)
 }

@@ -128,7 +128,7 @@ unsafe fn plus(sum: &Sum, words: int16x8_t, other: *const u8) -> int16x8_t {
 /// # Safety
 /// `length` bytes are writable at `to`.
 #[inline(always)]
-pub(crate) unsafe fn store(to: *mut u8, bytes: uint8x8_t, length: usize) {
+unsafe fn store(to: *mut u8, bytes: uint8x8_t, length: usize) {
     // SAFETY: no more than `length` bytes are written.
     unsafe {
         if length >= 8 {
