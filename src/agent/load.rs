@@ -105,7 +105,7 @@ pub fn load(settings: &ModelSettings, clock: &Arc<dyn Clock>) -> Result<Loaded, 
     }
     let path = settings.path.clone();
     let spec = Package::open(&settings.path)?.into_spec();
-    let delegates = delegates(&settings.delegates);
+    let delegates = delegates(&settings.delegates, clock);
     let session =
         Session::load(spec.onnx(), &delegates, SessionOptions::default(), Arc::clone(clock))
             .map_err(|source| ModelError::Load { path: path.clone(), source })?;

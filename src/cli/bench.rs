@@ -151,7 +151,7 @@ pub fn run(
     };
     let onnx = read_model(&settings.model)?;
     let names = settings.delegates.clone().unwrap_or_else(inference::delegate_names);
-    let delegates = inference::delegates(&names);
+    let delegates = inference::delegates(&names, clock);
     let start = clock.now();
     let session = Session::load(&onnx, &delegates, SessionOptions::default(), Arc::clone(clock));
     let load = clock.now().saturating_duration_since(start);

@@ -4,7 +4,9 @@
 //! and goes on with the next alternative where one fails.
 
 pub mod delegate;
+mod function;
 pub mod graph;
+mod int8;
 pub mod partition;
 #[cfg(test)]
 mod reference;
@@ -17,20 +19,27 @@ use std::sync::Arc;
 
 use self::delegate::{CompileError, CompiledSegment, Delegate, DeviceInfo, Segment, Unavailable};
 use self::graph::{GraphView, NodeSet};
+use crate::clock::Clock;
 pub use session::{Session, SessionOptions};
 
 /// Names of the delegates in this build, in the order in which they are preferred; the host last.
 #[must_use]
 pub fn delegate_names() -> Vec<String> {
-    vec![tract::NAME.to_owned()]
+    [int8::NAME, tract::NAME].map(str::to_owned).into()
 }
 
 /// Delegates by name, in order. The host is always last and left out here; a name that this build does not know gives
-/// a delegate that is not available, which the session reports and goes on without.
+/// a delegate that is not available, which the session reports and goes on without. Those that run in this process
+/// ask `clock` whether their deadline has passed.
 #[must_use]
-pub fn delegates(names: &[String]) -> Vec<Arc<dyn Delegate>> {
-    let guests = names.iter().filter(|name| *name != tract::NAME);
-    guests.map(|name| Arc::new(Absent(name.clone())) as Arc<dyn Delegate>).collect()
+pub fn delegates(names: &[String], clock: &Arc<dyn Clock>) -> Vec<Arc<dyn Delegate>> {
+    let guest = |name: &String| -> Arc<dyn Delegate> {
+        match name.as_str() {
+            int8::NAME => Arc::new(int8::Int8::new(Arc::clone(clock))),
+            _ => Arc::new(Absent(name.clone())),
+        }
+    };
+    names.iter().filter(|name| *name != tract::NAME).map(guest).collect()
 }
 
 /// A delegate that this build does not have.

@@ -18,7 +18,7 @@ pub enum Input<'a> {
 /// One output of a run.
 #[derive(Debug)]
 pub enum Output<'a> {
-    /// Real values, for [`OutputForm::F32Nchw`] and [`OutputForm::SoftmaxNchw`].
+    /// Real values, for [`OutputForm::F32Nchw`], [`OutputForm::SoftmaxNchw`] and [`OutputForm::FunctionNchw`].
     F32(&'a mut [f32]),
     /// Stored u8 values.
     U8(&'a mut [u8]),
@@ -67,7 +67,7 @@ impl Io {
             fits("input", index, tensor, real, input.kind())?;
         }
         for (index, ((tensor, form), output)) in self.outputs.iter().zip(outputs).enumerate() {
-            let real = matches!(form, OutputForm::F32Nchw | OutputForm::SoftmaxNchw);
+            let real = form.is_real();
             fits("output", index, tensor, real, output.kind())?;
         }
         Ok(())

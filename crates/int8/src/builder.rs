@@ -2,18 +2,24 @@
 //!
 //! What comes after (reference, planner, kernels) relies on these checks and makes none of them again.
 
+use std::sync::Arc;
+
 use crate::GraphError;
 use crate::graph::{Graph, Node, TensorId};
 use crate::numerics::{self, AddRule, MulRule};
 use crate::operator::{
-    Conv, CountPadding, FullyConnected, InputForm, Operator, OutputForm, Resize, Window,
+    Blend, Conv, ConvTranspose, CountPadding, FullyConnected, InputForm, Interpolation, Operator,
+    OutputForm, Resize, Window,
 };
 use crate::tensor::{Quantisation, Shape, Tensor};
+use crate::transposed;
 
 /// Largest kernel side, stride, dilation and pad.
 const MAX_WINDOW: usize = 1 << 12;
-/// Products summed into one i32 accumulator: 255 · 128 · 2¹⁶ < 2³¹.
-const MAX_DEPTH: usize = 1 << 16;
+/// Largest side and stride of a transposed convolution.
+const MAX_TRANSPOSED: usize = 64;
+/// Most products summed into one i32 accumulator: 255 · 128 · 2¹⁶ < 2³¹.
+pub const MAX_PRODUCTS: usize = 1 << 16;
 
 /// Builds a [`Graph`], one operator at a time; each method checks what it is given.
 ///
@@ -88,7 +94,7 @@ impl GraphBuilder {
             )));
         }
         let depth = conv.window.taps() * (input.shape.c / groups);
-        if depth > MAX_DEPTH {
+        if depth > MAX_PRODUCTS {
             return Err(GraphError::Attribute(format!("{depth} products a value; at most 65536")));
         }
         if conv.channels.checked_mul(depth) != Some(conv.weights.len()) {
@@ -130,6 +136,57 @@ impl GraphBuilder {
             Err(GraphError::Quantisation(format!(
                 "weight scale {scale} gives no finite multiplier"
             )))
+        })
+    }
+
+    /// Transposed convolution without dilation. The window's last two pads are not read: `size` says where the output
+    /// ends.
+    ///
+    /// # Errors
+    /// As [`GraphBuilder::conv`]; also when `size` is not between what the window gives without and with one more
+    /// stride.
+    pub fn conv_transpose(
+        &mut self,
+        x: TensorId,
+        conv: &ConvTranspose,
+        y: Quantisation,
+    ) -> Result<TensorId, GraphError> {
+        let input = self.tensor(x)?.shape;
+        let Window { kernel, strides, dilations, pads } = conv.window;
+        let sides = kernel.iter().chain(&strides);
+        let sound = dilations == [1, 1]
+            && sides.copied().all(|side| (1..=MAX_TRANSPOSED).contains(&side))
+            && (0..2).all(|axis| pads[axis] < kernel[axis].max(strides[axis]))
+            && conv.groups > 0
+            && input.c.is_multiple_of(conv.groups);
+        if !sound {
+            return Err(GraphError::Attribute(format!("{:?} of a ConvTranspose", conv.window)));
+        }
+        let depth = input.c / conv.groups;
+        let shape = Shape::new(input.n, conv.size[0], conv.size[1], conv.channels)?;
+        let reach = |axis: usize| {
+            let extent = [input.h, input.w][axis];
+            let whole = (extent - 1) * strides[axis] + kernel[axis];
+            conv.size[axis] >= strides[axis] && conv.size[axis] < whole + strides[axis]
+        };
+        if !reach(0)
+            || !reach(1)
+            || conv.weights.len() != conv.channels * kernel[0] * kernel[1] * depth
+        {
+            return Err(GraphError::Attribute(format!(
+                "{} weights, {:?} from {input:?}",
+                conv.weights.len(),
+                conv.size
+            )));
+        }
+        let phases = transposed::phases(conv, depth, [input.h, input.w]).ok_or_else(|| {
+            GraphError::Shape(format!("{:?} cut from a ConvTranspose of {input:?}", conv.size))
+        })?;
+        let parts = phases.into_iter().map(|phase| self.conv(x, phase, y));
+        let parts = parts.collect::<Result<Vec<_>, _>>()?;
+        Ok(match parts.as_slice() {
+            [only] => *only,
+            parts => self.push(Operator::Interleave(strides), parts, shape, y),
         })
     }
 
@@ -262,13 +319,41 @@ impl GraphBuilder {
     /// # Errors
     /// [`GraphError`] for an empty size or scales that are not positive numbers.
     pub fn resize(&mut self, x: TensorId, resize: Resize) -> Result<TensorId, GraphError> {
+        let y = self.tensor(x)?.quantisation;
+        self.resize_as(x, resize, Blend::Stored, y)
+    }
+
+    /// Another size, on real values: dequantised, resized, quantised.
+    ///
+    /// # Errors
+    /// As [`GraphBuilder::resize`].
+    pub fn resize_real(
+        &mut self,
+        x: TensorId,
+        resize: Resize,
+        y: Quantisation,
+    ) -> Result<TensorId, GraphError> {
+        if resize.mode == Interpolation::Bilinear {
+            return self.resize_as(x, resize, Blend::Real, y);
+        }
+        let same = self.resize(x, resize)?;
+        if self.tensor(same)?.quantisation == y { Ok(same) } else { self.requantise(same, y) }
+    }
+
+    fn resize_as(
+        &mut self,
+        x: TensorId,
+        resize: Resize,
+        blend: Blend,
+        y: Quantisation,
+    ) -> Result<TensorId, GraphError> {
         let input = self.tensor(x)?;
         if resize.scales.iter().any(|scale| !scale.is_normal() || *scale < 0.0) {
             return Err(GraphError::Attribute(format!("resize scales {:?}", resize.scales)));
         }
         let [h, w] = resize.size;
         let shape = Shape::new(input.shape.n, h, w, input.shape.c)?;
-        Ok(self.push(Operator::Resize(resize), &[x], shape, input.quantisation))
+        Ok(self.push(Operator::Resize(resize, blend), &[x], shape, y))
     }
 
     /// Rows and columns of a stored value around the picture: top, left, bottom, right.
@@ -387,6 +472,20 @@ impl GraphBuilder {
         self.tensor(x)?;
         self.outputs.push((x, form));
         Ok(())
+    }
+
+    /// A graph output: a function of the real values, N, C, H, W, worked out here for each of the 256 stored values.
+    ///
+    /// # Errors
+    /// [`GraphError::UnknownTensor`]
+    pub fn output_function(
+        &mut self,
+        x: TensorId,
+        function: impl Fn(f32) -> f32,
+    ) -> Result<(), GraphError> {
+        let from = self.tensor(x)?.quantisation;
+        let reals = std::array::from_fn(|byte| function(numerics::dequantise(byte as u8, &from)));
+        self.output(x, OutputForm::FunctionNchw(Arc::new(reals)))
     }
 
     /// The finished graph.

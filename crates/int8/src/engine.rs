@@ -28,7 +28,6 @@ pub struct Engine {
     kernels: &'static Kernels,
     plan: Plan,
     io: Io,
-    layers: Vec<Layer>,
     arena: Aligned,
     scratch: Scratch,
 }
@@ -52,6 +51,14 @@ impl Engine {
     /// [`GraphError::Shape`] when the tensors alive at one time need more than 1 GiB,
     /// [`GraphError::InstructionSet`] when `OCELLI_ISA` names none that this machine has.
     pub fn new(graph: &Graph) -> Result<Self, GraphError> {
+        Self::with_kernels(graph.clone(), Kernels::detect()?)
+    }
+
+    /// As [`Engine::new`], but takes the graph: its weights go one layer after the other while they are packed.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn consume(graph: Graph) -> Result<Self, GraphError> {
         Self::with_kernels(graph, Kernels::detect()?)
     }
 
@@ -69,14 +76,14 @@ impl Engine {
     /// # Errors
     /// [`GraphError::Shape`] as [`Engine::new`].
     pub fn with_isa(graph: &Graph, isa: &str) -> Result<Option<Self>, GraphError> {
-        Kernels::by_name(isa).map(|kernels| Self::with_kernels(graph, kernels)).transpose()
+        Kernels::by_name(isa).map(|kernels| Self::with_kernels(graph.clone(), kernels)).transpose()
     }
 
-    fn with_kernels(graph: &Graph, kernels: &'static Kernels) -> Result<Self, GraphError> {
+    fn with_kernels(graph: Graph, kernels: &'static Kernels) -> Result<Self, GraphError> {
+        let io = graph.io();
         let plan = Plan::new(graph, kernels)?;
         Ok(Self {
-            layers: plan.layers(graph),
-            io: graph.io(),
+            io,
             arena: Aligned::new(plan.arena_bytes),
             scratch: Scratch::new(&plan),
             kernels,
@@ -106,14 +113,33 @@ impl Engine {
         outputs: &mut [Output<'_>],
         after: &mut dyn FnMut(usize),
     ) -> Result<(), RunError> {
+        let mut always = |index| {
+            after(index);
+            true
+        };
+        self.run_while(inputs, outputs, &mut always)
+    }
+
+    /// Runs once as long as `go_on` says so behind each step, of which it is given the place in [`Engine::layers`].
+    ///
+    /// # Errors
+    /// As [`Engine::run`]; [`RunError::Stopped`] when `go_on` said no, and nothing has been written then.
+    pub fn run_while(
+        &mut self,
+        inputs: &[Input<'_>],
+        outputs: &mut [Output<'_>],
+        go_on: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<(), RunError> {
         self.io.check(inputs, outputs)?;
         let arena = self.arena.cells();
         for (index, step) in self.plan.steps.iter().enumerate() {
             execute::step(step, self.kernels, arena, inputs, &mut self.scratch);
-            after(index);
+            if !go_on(index) {
+                return Err(RunError::Stopped { step: index });
+            }
         }
-        for (output, (view, quantisation, form)) in outputs.iter_mut().zip(&self.plan.outputs) {
-            execute::store(arena, view, quantisation, *form, output);
+        for (output, leaving) in outputs.iter_mut().zip(&self.plan.outputs) {
+            execute::store(arena, leaving, output);
         }
         Ok(())
     }
@@ -121,7 +147,7 @@ impl Engine {
     /// Steps in order.
     #[must_use]
     pub fn layers(&self) -> &[Layer] {
-        &self.layers
+        &self.plan.layers
     }
 
     /// Name of the instruction set in use.

@@ -29,7 +29,7 @@ pub enum GraphError {
     Incomplete(&'static str),
 }
 
-/// Why a run was refused. Nothing has been written then.
+/// Why a run brought no result. Nothing has been written then.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
@@ -56,5 +56,11 @@ pub enum RunError {
         element: &'static str,
         /// What was given.
         given: String,
+    },
+    /// The caller stopped it.
+    #[error("stopped behind step {step}")]
+    Stopped {
+        /// The last step that ran.
+        step: usize,
     },
 }

@@ -9,7 +9,7 @@ use crate::kernels::winograd::Winograd;
 use crate::kernels::{Depthwise, Kernels, Multiply};
 use crate::numerics;
 use crate::operator::{CountPadding, InputForm, OutputForm, Window};
-use crate::plan::{Action, Border, ConvStep, DepthwiseStep, Plan, Step};
+use crate::plan::{Action, Border, ConvStep, DepthwiseStep, Leaving, Plan, Step};
 use crate::tensor::{Quantisation, Shape};
 use crate::view::View;
 
@@ -115,6 +115,16 @@ pub(crate) fn step(
                 let value = |i, j| element.widen(arena[x.at(n, i, j) + c].get());
                 arena[to + c].set(sampling.value(h, w, value) as u8);
             }
+        }),
+        Action::ResizeReal { sampling, from, to, x, y } => each_pixel(y, |n, h, w, at| {
+            for c in 0..y.shape.c {
+                let real = |i, j| numerics::dequantise(arena[x.at(n, i, j) + c].get(), from);
+                arena[at + c].set(numerics::quantise(sampling.real(h, w, real), to));
+            }
+        }),
+        Action::Spread { first, steps, x, y } => each_pixel(x, |n, h, w, from| {
+            let to = y.at(n, first[0] + h * steps[0], first[1] + w * steps[1]);
+            move_bytes(&arena[from..], &arena[to..], x.shape.c);
         }),
         Action::Pad { before: [top, left], byte, x, y } => each_pixel(y, |n, h, w, to| {
             let row = h.checked_sub(*top).filter(|&row| row < x.shape.h);
@@ -310,32 +320,45 @@ fn load(
 }
 
 /// Gives a tensor out.
-pub(crate) fn store(
-    arena: Arena<'_>,
-    x: &View,
-    from: &Quantisation,
-    form: OutputForm,
-    output: &mut Output<'_>,
-) {
+pub(crate) fn store(arena: Arena<'_>, leaving: &Leaving, output: &mut Output<'_>) {
+    let Leaving { view: x, form, reals } = leaving;
     let shape = x.shape;
-    each_pixel(x, |n, h, w, at| {
-        for (c, cell) in arena[at..at + shape.c].iter().enumerate() {
-            let to = match form {
-                OutputForm::QuantisedNhwc => shape.index(n, h, w, c),
-                _ => shape.index_nchw(n, h, w, c),
-            };
-            match output {
-                Output::F32(values) => values[to] = numerics::dequantise(cell.get(), from),
-                Output::U8(values) => values[to] = cell.get(),
-                Output::S8(values) => values[to] = cell.get() as i8,
-            }
-        }
-    });
+    let nhwc = *form == OutputForm::QuantisedNhwc;
+    match output {
+        Output::F32(values) => deliver(arena, x, nhwc, values, |byte| reals[usize::from(byte)]),
+        Output::U8(values) => deliver(arena, x, nhwc, values, |byte| byte),
+        Output::S8(values) => deliver(arena, x, nhwc, values, |byte| byte as i8),
+    }
     if let (OutputForm::SoftmaxNchw, Output::F32(values)) = (form, output) {
         let pixels = shape.pixels();
         for n in 0..shape.n {
             for pixel in 0..pixels {
                 border::softmax(values, n * shape.c * pixels + pixel, pixels, shape.c);
+            }
+        }
+    }
+}
+
+/// Writes the values of a tensor, NHWC or NCHW, in the order of the output.
+fn deliver<T>(arena: Arena<'_>, x: &View, nhwc: bool, output: &mut [T], value: impl Fn(u8) -> T) {
+    let Shape { n, h, w, c } = x.shape;
+    if nhwc || x.shape.pixels() == 1 {
+        each_pixel(x, |n, h, w, at| {
+            let to = &mut output[x.shape.index(n, h, w, 0)..][..c];
+            for (to, from) in to.iter_mut().zip(&arena[at..at + c]) {
+                *to = value(from.get());
+            }
+        });
+        return;
+    }
+    // Row by row: what is read stays in the first-level cache while each channel's row is written.
+    for row in 0..n * h {
+        let (image, y) = (row / h, row % h);
+        for channel in 0..c {
+            let to = &mut output[x.shape.index_nchw(image, y, 0, channel)..][..w];
+            let from = arena[x.at(image, y, 0) + channel..].iter().step_by(x.pixel);
+            for (to, from) in to.iter_mut().zip(from) {
+                *to = value(from.get());
             }
         }
     }

@@ -46,7 +46,7 @@ impl Graph {
 
     /// Outputs in the order they were added, with their forms.
     pub fn outputs(&self) -> impl Iterator<Item = (&Tensor, OutputForm)> {
-        self.outputs.iter().map(|(id, form)| (&self.tensors[id.0], *form))
+        self.outputs.iter().map(|(id, form)| (&self.tensors[id.0], form.clone()))
     }
 
     /// Every tensor, in the order it was built.

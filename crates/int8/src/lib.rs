@@ -20,8 +20,11 @@
 //! | AveragePool | real values summed row by row in f32, divided by the count, `saturate(round(mean / y_scale + y_zero))` |
 //! | GlobalAveragePool | `saturate(round(Σ (x − x_zero) · m) + y_zero)` with `m = x_scale / (y_scale · pixels)` |
 //! | Concat, Requantise, unary functions | a table of 256 entries: dequantise, function, quantise |
+//! | ConvTranspose | as Conv: one convolution for each residue of the output's coordinates, interleaved |
 //! | Resize, bilinear | on stored values in f32, horizontally and then vertically, cut towards zero |
+//! | Resize, bilinear, between quantisations (QDQ) | on real values in f32, the four neighbours in reading order, then Quantise |
 //! | Resize, nearest; Pad; Slice; Reshape | stored values are moved |
+//! | any function (on the way out) | a table of 256 real values |
 //! | Softmax (on the way out) | real values, `exp(x − max) / Σ`; the only operator that is not bit-exact |
 
 mod border;
@@ -38,16 +41,17 @@ mod plan;
 pub mod reference;
 mod resize;
 mod tensor;
+mod transposed;
 mod view;
 
 pub use border::{Input, Output};
-pub use builder::GraphBuilder;
+pub use builder::{GraphBuilder, MAX_PRODUCTS};
 pub use engine::{Engine, Layer};
 pub use error::{GraphError, RunError};
 pub use graph::{Graph, TensorId};
 pub use kernels::peak::multiply_at_peak;
 pub use operator::{
-    Conv, Coordinates, CountPadding, FullyConnected, InputForm, Interpolation, NearestRounding,
-    OutputForm, Pair, Resize, Window,
+    Conv, ConvTranspose, Coordinates, CountPadding, FullyConnected, InputForm, Interpolation,
+    NearestRounding, OutputForm, Pair, Resize, Window,
 };
 pub use tensor::{ElementType, Quantisation, Shape, Tensor};

@@ -1,5 +1,7 @@
 //! Operators of the graph and their attributes. Data only; what they compute stands in `reference.rs`.
 
+use std::sync::Arc;
+
 /// Vertical then horizontal, as in `kernel[0] = rows`.
 pub type Pair = [usize; 2];
 
@@ -13,6 +15,27 @@ pub struct Conv {
     /// Window, strides, dilations, pads.
     pub window: Window,
     /// Groups; equal to the input channels for a depthwise convolution.
+    pub groups: usize,
+    /// `channels · kernel rows · kernel columns · input channels / groups` values.
+    pub weights: Vec<i8>,
+    /// One scale, or one per output channel.
+    pub weight_scales: Vec<f32>,
+    /// One value per output channel, in units of `x_scale · w_scale`; empty for none.
+    pub bias: Vec<i32>,
+}
+
+/// Transposed convolution, ONNX's ConvTranspose: every input value is spread over a window of the output.
+///
+/// Weights are stored output channel, kernel row, kernel column, input channel of the group, as in [`Conv`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConvTranspose {
+    /// Output channels.
+    pub channels: usize,
+    /// Rows and columns of the output.
+    pub size: Pair,
+    /// Window over the output; its pads are cut off the output.
+    pub window: Window,
+    /// Groups.
     pub groups: usize,
     /// `channels · kernel rows · kernel columns · input channels / groups` values.
     pub weights: Vec<i8>,
@@ -108,6 +131,15 @@ pub struct Resize {
     pub coordinates: Coordinates,
 }
 
+/// On what a bilinear resize computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Blend {
+    /// On stored values; the result is cut towards zero.
+    Stored,
+    /// On real values; the result is quantised.
+    Real,
+}
+
 /// Interpolation of a resize.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interpolation {
@@ -153,7 +185,7 @@ pub enum InputForm {
 }
 
 /// Element order and type of a graph output at the border.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum OutputForm {
     /// Real values, N, C, H, W.
     F32Nchw,
@@ -163,6 +195,15 @@ pub enum OutputForm {
     QuantisedNhwc,
     /// Softmax over the channels of the real values, N, C, H, W.
     SoftmaxNchw,
+    /// A function of each value, N, C, H, W: its real result for each stored byte.
+    FunctionNchw(Arc<[f32; 256]>),
+}
+
+impl OutputForm {
+    /// Whether real values are given out.
+    pub(crate) fn is_real(&self) -> bool {
+        !matches!(self, Self::QuantisedNchw | Self::QuantisedNhwc)
+    }
 }
 
 /// What a node computes.
@@ -176,7 +217,9 @@ pub(crate) enum Operator {
     MaxPool(Window),
     AveragePool(Window, CountPadding),
     GlobalAveragePool,
-    Resize(Resize),
+    Resize(Resize, Blend),
+    /// Steps: output row `r`, column `c` come from part `(r % steps[0]) · steps[1] + c % steps[1]`.
+    Interleave(Pair),
     /// Top, left, bottom, right; the byte that fills.
     Pad([usize; 4], u8),
     Table(Box<[u8; 256]>),
@@ -196,7 +239,8 @@ impl Operator {
             Self::MaxPool(_) => "MaxPool",
             Self::AveragePool(..) => "AveragePool",
             Self::GlobalAveragePool => "GlobalAveragePool",
-            Self::Resize(_) => "Resize",
+            Self::Resize(..) => "Resize",
+            Self::Interleave(_) => "Interleave",
             Self::Pad(..) => "Pad",
             Self::Table(_) => "Table",
             Self::Slice(_) => "Slice",

@@ -5,7 +5,7 @@
 
 use crate::border::{self, Input, Output};
 use crate::numerics::{self, AddRule, MulRule};
-use crate::operator::{Conv, CountPadding, InputForm, Operator, OutputForm, Window};
+use crate::operator::{Blend, Conv, CountPadding, InputForm, Operator, OutputForm, Window};
 use crate::resize::Sampling;
 use crate::tensor::{Shape, Tensor};
 use crate::{Graph, RunError, TensorId};
@@ -38,7 +38,7 @@ pub fn run(
     }
     for ((id, form), output) in graph.outputs.iter().zip(outputs) {
         let x = Operand { tensor: &graph.tensors[id.0], bytes: &tensors[id.0] };
-        store(&x, *form, output);
+        store(&x, form, output);
     }
     Ok(Trace { tensors })
 }
@@ -151,7 +151,18 @@ fn evaluate(operator: &Operator, inputs: &[Operand<'_>], y: &Tensor) -> Vec<u8> 
                 numerics::requantise(sum, multiplier, to.zero_point(), low, high) as u8
             })
         }
-        Operator::Resize(resize) => {
+        Operator::Resize(resize, Blend::Real) => {
+            let sampling = Sampling::new(resize, a.tensor.shape);
+            each(y.shape, |n, h, w, c| {
+                let real = |i, j| numerics::dequantise(a.byte(n, i, j, c), from);
+                numerics::quantise(sampling.real(h, w, real), to)
+            })
+        }
+        Operator::Interleave(steps) => each(y.shape, |n, h, w, c| {
+            let part = &inputs[h % steps[0] * steps[1] + w % steps[1]];
+            part.byte(n, h / steps[0], w / steps[1], c)
+        }),
+        Operator::Resize(resize, Blend::Stored) => {
             let sampling = Sampling::new(resize, a.tensor.shape);
             each(y.shape, |n, h, w, c| {
                 let element = from.element();
@@ -231,15 +242,18 @@ fn load(input: &Input<'_>, form: InputForm, tensor: &Tensor) -> Vec<u8> {
     })
 }
 
-fn store(x: &Operand<'_>, form: OutputForm, output: &mut Output<'_>) {
+fn store(x: &Operand<'_>, form: &OutputForm, output: &mut Output<'_>) {
     let shape = x.tensor.shape;
     each(shape, |n, h, w, c| {
         let nchw = shape.index_nchw(n, h, w, c);
-        let at = if form == OutputForm::QuantisedNhwc { shape.index(n, h, w, c) } else { nchw };
+        let at = if *form == OutputForm::QuantisedNhwc { shape.index(n, h, w, c) } else { nchw };
         let byte = x.byte(n, h, w, c);
         match output {
             Output::F32(values) => {
-                values[nchw] = numerics::dequantise(byte, &x.tensor.quantisation);
+                values[nchw] = match form {
+                    OutputForm::FunctionNchw(table) => table[usize::from(byte)],
+                    _ => numerics::dequantise(byte, &x.tensor.quantisation),
+                };
             }
             Output::U8(values) => values[at] = byte,
             Output::S8(values) => values[at] = byte as i8,

@@ -45,6 +45,18 @@ impl Sampling {
         };
         (row.weights[0] * line(row.at[0]) + row.weights[1] * line(row.at[1])) as i32
     }
+
+    /// One value on reals, the four neighbours in reading order, as onnxruntime's Resize on floats. Bilinear only.
+    #[inline(always)]
+    pub(crate) fn real(&self, y: usize, x: usize, at: impl Fn(usize, usize) -> f32) -> f32 {
+        let (row, column) = (&self.rows[y], &self.columns[x]);
+        let [near, far] = column.weights;
+        let [up, down] = row.weights;
+        near * up * at(row.at[0], column.at[0])
+            + far * up * at(row.at[0], column.at[1])
+            + near * down * at(row.at[1], column.at[0])
+            + far * down * at(row.at[1], column.at[1])
+    }
 }
 
 fn source(resize: &Resize, axis: usize, at: usize, extent: usize) -> Source {

@@ -5,6 +5,7 @@ use tract_onnx::pb::{AttributeProto, ModelProto};
 
 use super::{resize, steps};
 use crate::inference::delegate::SegmentIo;
+use crate::inference::function::function;
 use crate::inference::graph::{
     Activation, Arithmetic, Encoder, GraphView, Node, NodeSet, TensorId, TensorInfo, clip,
     floats_attribute, int_attribute,
@@ -562,24 +563,4 @@ fn along(values: &mut [f32], tensor: &TensorInfo, list: &[f32], apply: impl Fn(&
     for (slice, parameter) in values.chunks_mut(inner.max(1)).zip(list.iter().cycle()) {
         slice.iter_mut().for_each(|value| apply(value, *parameter));
     }
-}
-
-/// Functions of one real, as onnxruntime computes the tables of its quantised operators.
-fn function(node: &Node) -> Option<Box<dyn Fn(f32) -> f32>> {
-    let parameter = |name: &str, default: f32| node.float(name).unwrap_or(default);
-    Some(match node.op.as_str() {
-        "Relu" => Box::new(|x: f32| x.max(0.0)),
-        "LeakyRelu" => {
-            let alpha = parameter("alpha", 0.01);
-            Box::new(move |x| if x >= 0.0 { x } else { alpha * x })
-        }
-        "Sigmoid" => Box::new(|x: f32| 1.0 / (1.0 + (-x).exp())),
-        "Tanh" => Box::new(f32::tanh),
-        "HardSigmoid" => {
-            let (alpha, beta) = (parameter("alpha", 0.2), parameter("beta", 0.5));
-            Box::new(move |x: f32| (alpha * x + beta).clamp(0.0, 1.0))
-        }
-        "HardSwish" => Box::new(|x: f32| x * (x / 6.0 + 0.5).clamp(0.0, 1.0)),
-        _ => return None,
-    })
 }

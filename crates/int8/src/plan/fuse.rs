@@ -4,6 +4,7 @@
 use crate::kernels::{Role, Sum};
 use crate::numerics::AddRule;
 use crate::operator::{Operator, Window};
+use crate::plan::simplify::needed;
 use crate::{Graph, TensorId};
 
 /// A convolution and what follows it in registers.
@@ -35,11 +36,15 @@ pub(crate) struct Fusion {
 
 impl Fusion {
     pub(crate) fn new(graph: &Graph, takes_depthwise: impl Fn(&Window) -> bool) -> Self {
-        let readers = readers(graph);
+        let needed = needed(graph);
+        let readers = readers(graph, &needed);
         let mut chains: Vec<Option<Chain>> = vec![None; graph.nodes.len()];
         let mut inside = vec![false; graph.nodes.len()];
         for node in 0..graph.nodes.len() {
             let Operator::Conv(conv) = &graph.nodes[node].operator else { continue };
+            if !needed[node] {
+                continue;
+            }
             let input = graph.tensors[graph.nodes[node].inputs[0].0].shape.c;
             let depthwise =
                 conv.groups == input && conv.channels == input && takes_depthwise(&conv.window);
@@ -57,7 +62,7 @@ impl Fusion {
             }
             chains[last] = Some(chain);
         }
-        let order = (0..graph.nodes.len()).filter(|&node| !inside[node]).collect();
+        let order = (0..graph.nodes.len()).filter(|&node| needed[node] && !inside[node]).collect();
         Self { chains, order }
     }
 
@@ -131,10 +136,10 @@ fn limits(table: &[u8; 256], graph: &Graph, from: usize, to: usize) -> Option<(i
 }
 
 /// For each tensor its only reader; none when it is read more than once, or given out.
-fn readers(graph: &Graph) -> Vec<Option<usize>> {
+fn readers(graph: &Graph, needed: &[bool]) -> Vec<Option<usize>> {
     let mut counts = vec![0usize; graph.nodes.len()];
     let mut readers = vec![None; graph.nodes.len()];
-    for (index, node) in graph.nodes.iter().enumerate() {
+    for (index, node) in graph.nodes.iter().enumerate().filter(|(index, _)| needed[*index]) {
         for input in &node.inputs {
             counts[input.0] += 1;
             readers[input.0] = Some(index);

@@ -4,11 +4,14 @@
 
 mod fuse;
 mod place;
+mod simplify;
+
+use std::sync::Arc;
 
 use crate::kernels::winograd;
 use crate::kernels::{BLOCK, DepthwiseWeights, Epilogue, Kernels, PackedWeights, SLACK};
 use crate::numerics::{self, AddRule, MulRule};
-use crate::operator::{Conv, CountPadding, Operator, OutputForm, Window};
+use crate::operator::{Blend, Conv, CountPadding, Operator, OutputForm, Pair, Window};
 use crate::plan::fuse::{Chain, Fusion};
 use crate::plan::place::Places;
 use crate::resize::Sampling;
@@ -25,11 +28,32 @@ const PANEL_ROWS: usize = 96;
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) steps: Vec<Step>,
-    pub(crate) outputs: Vec<(View, Quantisation, OutputForm)>,
+    pub(crate) outputs: Vec<Leaving>,
     pub(crate) arena_bytes: usize,
     pub(crate) panel_values: usize,
     pub(crate) panel_rows: usize,
     pub(crate) most_channels: usize,
+    /// What the steps are, for people.
+    pub(crate) layers: Vec<Layer>,
+}
+
+/// A tensor that is given out.
+#[derive(Debug)]
+pub(crate) struct Leaving {
+    pub(crate) view: View,
+    pub(crate) form: OutputForm,
+    /// The real value of each stored byte.
+    pub(crate) reals: Arc<[f32; 256]>,
+}
+
+impl Leaving {
+    fn new(view: View, form: &OutputForm, from: &Quantisation) -> Self {
+        let reals = match form {
+            OutputForm::FunctionNchw(reals) => Arc::clone(reals),
+            _ => Arc::new(std::array::from_fn(|byte| numerics::dequantise(byte as u8, from))),
+        };
+        Self { view, form: form.clone(), reals }
+    }
 }
 
 /// One step, and the node whose tensor it completes.
@@ -108,6 +132,20 @@ pub(crate) enum Action {
         x: View,
         y: View,
     },
+    ResizeReal {
+        sampling: Sampling,
+        from: Quantisation,
+        to: Quantisation,
+        x: View,
+        y: View,
+    },
+    /// Every `steps`-th row and column of the output, from `first` on.
+    Spread {
+        first: Pair,
+        steps: Pair,
+        x: View,
+        y: View,
+    },
     Pad {
         before: [usize; 2],
         byte: u8,
@@ -161,19 +199,20 @@ pub(crate) struct DepthwiseStep {
 impl Plan {
     /// # Errors
     /// [`GraphError::Shape`] when the tensors alive at one time need more than 1 GiB.
-    pub(crate) fn new(graph: &Graph, kernels: &Kernels) -> Result<Self, GraphError> {
-        let fusion = Fusion::new(graph, |window| (kernels.takes_depthwise)(window));
-        let places = Places::new(graph, &fusion)?;
-        let mut planner = Planner { graph, kernels, fusion: &fusion, places: &places };
+    /// Takes the graph, so that each layer's weights can go once they are packed.
+    pub(crate) fn new(graph: Graph, kernels: &Kernels) -> Result<Self, GraphError> {
+        let mut graph = simplify::simplify(graph);
+        let fusion = Fusion::new(&graph, |window| (kernels.takes_depthwise)(window));
+        let places = Places::new(&graph, &fusion)?;
+        let mut planner = Planner { graph: &mut graph, kernels, fusion: &fusion, places: &places };
         let mut steps = Vec::new();
         for &node in fusion.order() {
             planner.push_steps(node, &mut steps);
         }
         places.mark_borders(&mut steps);
-        let outputs = graph
-            .outputs
-            .iter()
-            .map(|(id, form)| (places.view(id.0), graph.tensors[id.0].quantisation, *form));
+        let outputs = graph.outputs.iter().map(|(id, form)| {
+            Leaving::new(places.view(id.0), form, &graph.tensors[id.0].quantisation)
+        });
         let convs = || {
             steps.iter().filter_map(|step| match &step.action {
                 Action::Conv(conv) => Some(conv),
@@ -186,45 +225,44 @@ impl Plan {
             panel_values: convs().map(|conv| conv.panel_values()).max().unwrap_or(0) + SLACK,
             panel_rows: convs().map(|conv| conv.rows).max().unwrap_or(0),
             most_channels: graph.tensors.iter().map(|tensor| tensor.shape.c).max().unwrap_or(0),
+            layers: layers(&steps, &graph),
             steps,
         })
     }
 }
 
-impl Plan {
-    /// What the steps are, for people.
-    pub(crate) fn layers(&self, graph: &Graph) -> Vec<Layer> {
-        let describe = |step: &Step| {
-            let operator = graph.nodes[step.node].operator.name();
-            match &step.action {
-                Action::Conv(conv) => {
-                    let sum = if conv.other.is_some() { " +Add" } else { "" };
-                    let table = if conv.table.is_some() { " +Table" } else { "" };
-                    format!("Conv {}{sum}{table}", conv.window.describe())
-                }
-                Action::Depthwise(conv) => format!("Depthwise {}", conv.window.describe()),
-                _ => operator.to_owned(),
+/// What the steps are, for people.
+fn layers(steps: &[Step], graph: &Graph) -> Vec<Layer> {
+    let describe = |step: &Step| {
+        let operator = graph.nodes[step.node].operator.name();
+        match &step.action {
+            Action::Conv(conv) => {
+                let sum = if conv.other.is_some() { " +Add" } else { "" };
+                let table = if conv.table.is_some() { " +Table" } else { "" };
+                format!("Conv {}{sum}{table}", conv.window.describe())
             }
+            Action::Depthwise(conv) => format!("Depthwise {}", conv.window.describe()),
+            _ => operator.to_owned(),
+        }
+    };
+    let macs = |step: &Step| {
+        let weights = match &step.action {
+            Action::Conv(conv) => conv.groups[0].0.depth_given as u64,
+            Action::Depthwise(conv) => conv.window.taps() as u64,
+            _ => 0,
         };
-        let macs = |step: &Step| {
-            let weights = match &step.action {
-                Action::Conv(conv) => conv.groups[0].0.depth_given as u64,
-                Action::Depthwise(conv) => conv.window.taps() as u64,
-                _ => 0,
-            };
-            graph.tensors[step.node].shape.elements() as u64 * weights
-        };
-        let layer = |step: &Step| Layer {
-            name: describe(step),
-            shape: graph.tensors[step.node].shape,
-            macs: macs(step),
-        };
-        self.steps.iter().map(layer).collect()
-    }
+        graph.tensors[step.node].shape.elements() as u64 * weights
+    };
+    let layer = |step: &Step| Layer {
+        name: describe(step),
+        shape: graph.tensors[step.node].shape,
+        macs: macs(step),
+    };
+    steps.iter().map(layer).collect()
 }
 
 struct Planner<'a> {
-    graph: &'a Graph,
+    graph: &'a mut Graph,
     kernels: &'a Kernels,
     fusion: &'a Fusion,
     places: &'a Places,
@@ -234,7 +272,8 @@ impl Planner<'_> {
     /// The steps that complete tensor `node`: none when it is only another view of memory that is already written.
     fn push_steps(&mut self, node: usize, steps: &mut Vec<Step>) {
         if let Some(chain) = self.fusion.chain(node) {
-            let action = self.conv(chain, node);
+            let conv = self.take_conv(chain.conv);
+            let action = self.conv(conv, chain, node);
             steps.push(Step { node, action, border: None });
             return;
         }
@@ -250,6 +289,15 @@ impl Planner<'_> {
                     steps.push(Step { node, action, border: None });
                 }
                 first += channels;
+            }
+            return;
+        }
+        if let Operator::Interleave(by) = self.graph.nodes[node].operator {
+            for (place, part) in inputs.iter().enumerate() {
+                let first = [place / by[1], place % by[1]];
+                let (x, y) = (self.places.view(part.0), self.places.view(node));
+                let action = Action::Spread { first, steps: by, x, y };
+                steps.push(Step { node, action, border: None });
             }
             return;
         }
@@ -283,7 +331,7 @@ impl Planner<'_> {
                 let input = position.expect("the builder lists every input");
                 Action::Load { input, y, to, form: *form }
             }
-            Operator::Conv(_) | Operator::Concat | Operator::Slice(_) => {
+            Operator::Conv(_) | Operator::Concat | Operator::Interleave(_) | Operator::Slice(_) => {
                 unreachable!("convolutions are chains, joins and slices are views or copies")
             }
             Operator::Add => {
@@ -313,7 +361,12 @@ impl Planner<'_> {
                     numerics::global_average_multiplier(from.scale(), to.scale(), pixels);
                 Action::GlobalAveragePool { multiplier, from, to, x, y }
             }
-            Operator::Resize(resize) => {
+            Operator::Resize(resize, Blend::Real) => {
+                let x = view(0);
+                let sampling = Sampling::new(resize, x.shape);
+                Action::ResizeReal { sampling, from: given(0), to, x, y }
+            }
+            Operator::Resize(resize, Blend::Stored) => {
                 let x = view(0);
                 let sampling = Sampling::new(resize, x.shape);
                 Action::Resize { sampling, element: to.element(), x, y }
@@ -325,21 +378,26 @@ impl Planner<'_> {
         }
     }
 
+    /// The attributes of a convolution, which the graph then has no more.
+    fn take_conv(&mut self, node: usize) -> Conv {
+        match std::mem::replace(&mut self.graph.nodes[node].operator, Operator::Reshape) {
+            Operator::Conv(conv) => conv,
+            _ => unreachable!("a chain starts with a convolution"),
+        }
+    }
+
     /// A convolution with all that is fused behind it; `node` is the last of the chain.
-    fn conv(&self, chain: &Chain, node: usize) -> Action {
-        let Operator::Conv(conv) = &self.graph.nodes[chain.conv].operator else {
-            unreachable!("a chain starts with a convolution")
-        };
+    fn conv(&self, conv: Conv, chain: &Chain, node: usize) -> Action {
         let input = self.graph.nodes[chain.conv].inputs[0].0;
         let from = self.quantisation(input);
         let (x, y) = (self.places.view(input), self.places.view(node));
-        let epilogue = |group| self.epilogue(conv, chain, &from, group);
+        let epilogue = |group| self.epilogue(&conv, chain, &from, group);
         let table = chain.table.clone();
         if chain.depthwise {
             let weights = DepthwiseWeights::new(&conv.weights, conv.channels, conv.window.kernel);
-            let depthwise = Conv { groups: 1, ..conv.clone() };
+            let depthwise = Conv { groups: 1, ..conv };
             let epilogue = self.epilogue(&depthwise, chain, &from, 0);
-            let (window, element) = (conv.window, from.element());
+            let (window, element) = (depthwise.window, from.element());
             return Action::Depthwise(Box::new(DepthwiseStep {
                 window,
                 element,

@@ -195,7 +195,8 @@ impl Places {
 fn join(graph: &Graph, fusion: &Fusion) -> Vec<Option<(usize, usize)>> {
     let mut joined: Vec<Option<(usize, usize)>> = vec![None; graph.nodes.len()];
     for (node, join) in graph.nodes.iter().enumerate() {
-        if !matches!(join.operator, Operator::Concat) {
+        let is_step = fusion.order().binary_search(&node).is_ok();
+        if !is_step || !matches!(join.operator, Operator::Concat) {
             continue;
         }
         let mut first = 0;
