@@ -46,6 +46,7 @@ const FORBIDDEN: &[(&str, &str)] = &[
 const CONFINED: &[(&str, &[&str])] = &[
     ("tract_onnx", &["src/inference/"]),
     ("prost", &["src/inference/"]),
+    ("ocelli_int8", &["src/inference/int8"]),
     ("rumqttc", &["src/mqtt/client.rs", "src/mqtt/tls.rs"]),
     ("rustls", &["src/mqtt/tls.rs", "src/mqtt/client.rs"]),
     ("rusqlite", &["src/store/"]),

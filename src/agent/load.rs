@@ -11,7 +11,7 @@ use ocelli_protocol::message::Findings;
 use crate::agent::ModelSettings;
 use crate::clock::Clock;
 use crate::frame::{Frame, PixelFormat};
-use crate::inference::session::LoadError;
+use crate::inference::session::{LoadError, Reread};
 use crate::inference::{Session, SessionOptions, delegate_names, delegates};
 use crate::model::golden::{Mismatch, compare};
 use crate::model::{GoldenSample, ModelSpec, Package, PackageError};
@@ -104,11 +104,21 @@ pub fn load(settings: &ModelSettings, clock: &Arc<dyn Clock>) -> Result<Loaded, 
         return Err(ModelError::UnknownDelegate { name: name.clone(), known: known.join(", ") });
     }
     let path = settings.path.clone();
-    let spec = Package::open(&settings.path)?.into_spec();
+    let mut spec = Package::open(&settings.path)?.into_spec();
     let delegates = delegates(&settings.delegates, clock);
-    let session =
-        Session::load(spec.onnx(), &delegates, SessionOptions::default(), Arc::clone(clock))
-            .map_err(|source| ModelError::Load { path: path.clone(), source })?;
+    let package = path.clone();
+    let reread: Reread = Arc::new(move || {
+        let again = Package::open(&package).map_err(|error| error.to_string())?;
+        Ok(again.into_spec().take_onnx().to_vec())
+    });
+    let session = Session::open(
+        spec.take_onnx(),
+        reread,
+        &delegates,
+        SessionOptions::default(),
+        Arc::clone(clock),
+    )
+    .map_err(|source| ModelError::Load { path: path.clone(), source })?;
     let unfit = |detail: String| ModelError::Unfit { path: path.clone(), detail };
     let input = match session.inputs() {
         [input] if input.name == spec.input().tensor => input,

@@ -1,8 +1,9 @@
 //! `ocelli bench`: how long a model takes here, on which delegate, and what it answers.
 
+mod layers;
 mod stages;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use super::npy;
 use crate::agent::{self, ModelError, ModelSettings};
 use crate::clock::Clock;
 use crate::file::read_regular;
-use crate::inference::session::{LoadError, SegmentReport, SessionError};
+use crate::inference::session::{LoadError, Reread, SegmentReport, SessionError};
 use crate::inference::{self, Session, SessionOptions};
 use crate::model::{Package, PackageError};
 use crate::tensor::{ElementType, TensorBuffer, TensorSpec, TensorView};
@@ -32,13 +33,14 @@ costs, from the camera to the MQTT connection's channel, one frame at a time thr
 agent's own threads: a 1280x720 YUYV frame, then the golden pictures as files.
 
   --delegates A,B    who may run it, in order of preference (default: all of this build; tract is always last)
-  --threads N        threads for delegates that use several (default 1); tract always uses one
+  --threads N        threads for delegates that use several (default 1); int8 and tract use one
   --runs N           runs that count (default 50)
   --warmup N         runs before, that do not count (default 5)
   --input FILE.npy   the input, float32 in the model's shape (default: random, the same each time)
   --dump-output FILE.npz
                      writes the outputs of the last run, by name
-  --layers           also prints a line for each segment
+  --layers           also prints a line for each segment and for each layer of the int8 engine: its time, and its
+                     share of the measured peak of this processor
   --json             prints one JSON object instead of text
 
 Times include the quantisation of a float input. Examples:
@@ -149,15 +151,17 @@ pub fn run(
     let Some(settings) = parse(arguments)? else {
         return Ok(out.write_all(HELP.as_bytes())?);
     };
-    let onnx = read_model(&settings.model)?;
     let names = settings.delegates.clone().unwrap_or_else(inference::delegate_names);
     let delegates = inference::delegates(&names, clock);
     let start = clock.now();
-    let session = Session::load(&onnx, &delegates, SessionOptions::default(), Arc::clone(clock));
+    let onnx = read_model(&settings.model)?;
+    let model = settings.model.clone();
+    let reread: Reread = Arc::new(move || read_model(&model).map_err(|error| error.to_string()));
+    let session =
+        Session::open(onnx, reread, &delegates, SessionOptions::default(), Arc::clone(clock));
     let load = clock.now().saturating_duration_since(start);
     let path = || settings.model.clone();
     let mut session = session.map_err(|source| BenchError::Load { path: path(), source })?;
-    drop(onnx);
 
     let inputs = inputs(&session, settings.input.as_deref())?;
     let views: Vec<_> = inputs.iter().map(|(spec, values)| view(spec, values)).collect();
@@ -168,6 +172,9 @@ pub fn run(
             times.push(time);
         }
     }
+    let layers = settings.layers && !settings.json;
+    let layers = layers.then(|| layers::measure(&mut session, &views, settings.runs, &**clock));
+    let layers = layers.transpose()?;
     if let Some(path) = &settings.dump_output {
         dump(&session, path)?;
     }
@@ -185,11 +192,15 @@ pub fn run(
     if figures.threads != settings.threads {
         writeln!(
             out,
-            "one thread: tract, which runs all of it, uses no more; --threads is for others"
+            "one thread: {} runs all of it on one; --threads is for others",
+            names(&report)
         )?;
     }
     if settings.layers {
         print_segments(&report, out)?;
+    }
+    if let Some(table) = layers {
+        table.print(out)?;
     }
     figures.stages.iter().try_for_each(|(source, table)| print_stages(source, table, out))
 }
@@ -284,7 +295,7 @@ fn count(arguments: &mut lexopt::Parser, least: usize) -> Result<usize, BenchErr
 /// The ONNX file, or the one inside a model package (a folder).
 fn read_model(path: &Path) -> Result<Vec<u8>, BenchError> {
     if path.is_dir() {
-        return Ok(Package::open(path)?.spec().onnx().to_vec());
+        return Ok(Package::open(path)?.into_spec().take_onnx().to_vec());
     }
     read_file(path)
 }
@@ -367,11 +378,14 @@ fn figures(
         nodes: segment.nodes.len(),
         macs: segment.macs,
     };
-    let only_tract = report.iter().all(|segment| segment.delegate == "tract");
+    // Neither the host nor the engine uses more threads than one.
+    let one_thread =
+        |segment: &SegmentReport| matches!(segment.delegate.as_str(), "tract" | "int8");
+    let one_thread = report.iter().all(one_thread);
     Figures {
         model: settings.model.display().to_string(),
         delegates,
-        threads: if only_tract { 1 } else { settings.threads },
+        threads: if one_thread { 1 } else { settings.threads },
         runs: settings.runs,
         load_ms: milliseconds(load),
         min_ms: at(0),
@@ -382,6 +396,12 @@ fn figures(
         segments: report.iter().map(segment).collect(),
         stages: BTreeMap::new(),
     }
+}
+
+/// Who runs the segments, each named once.
+fn names(report: &[SegmentReport]) -> String {
+    let names: BTreeSet<_> = report.iter().map(|segment| segment.delegate.as_str()).collect();
+    names.into_iter().collect::<Vec<_>>().join(" and ")
 }
 
 /// To the microsecond.
@@ -542,7 +562,7 @@ mod tests {
     #[test]
     fn takes_a_model_package() {
         let text = bench(&[fixture("tiny-classifier").to_str().expect("UTF-8"), "--runs", "1"]);
-        assert!(text.expect("figures").contains("tract:"));
+        assert!(text.expect("figures").contains("int8:"));
     }
 
     #[test]
@@ -569,7 +589,7 @@ mod tests {
     fn does_not_claim_threads_that_tract_does_not_use() {
         let model = fixture("tiny-qop.onnx");
         let arguments = [model.to_str().expect("UTF-8"), "--runs=1", "--threads=2"];
-        assert!(bench(&arguments).expect("figures").contains("one thread: tract"));
+        assert!(bench(&arguments).expect("figures").contains("one thread: int8"));
         let json = bench(&[&arguments[..], &["--json"]].concat()).expect("figures");
         assert!(json.contains("\"threads\":1,"), "{json}");
     }

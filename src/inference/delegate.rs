@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use crate::inference::graph::{GraphView, NodeSet};
+use crate::inference::graph::{GraphView, NodeSet, slice};
 use crate::tensor::{TensorSpec, TensorView, TensorViewMut};
 
 /// An execution provider for parts of a graph.
@@ -44,6 +44,37 @@ pub trait CompiledSegment: Send {
         outputs: &mut [TensorViewMut<'_>],
         deadline: Instant,
     ) -> Result<(), RunError>;
+
+    /// Its layers in the order in which they run, where it can say when each is done.
+    fn layers(&self) -> Vec<Layer> {
+        Vec::new()
+    }
+
+    /// As [`CompiledSegment::run`], and tells `after` each layer its place in [`CompiledSegment::layers`].
+    ///
+    /// # Errors
+    /// As [`CompiledSegment::run`].
+    fn run_observed(
+        &mut self,
+        inputs: &[TensorView<'_>],
+        outputs: &mut [TensorViewMut<'_>],
+        deadline: Instant,
+        after: &mut dyn FnMut(usize),
+    ) -> Result<(), RunError> {
+        let _ = after;
+        self.run(inputs, outputs, deadline)
+    }
+}
+
+/// A layer of a compiled segment, for reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// What it computes, for people: `Conv 3x3/2 +Add`.
+    pub name: String,
+    /// Rows, columns and channels of what it writes: `112x112x32`.
+    pub output: String,
+    /// Multiply-accumulates of a run.
+    pub macs: u64,
 }
 
 /// What a delegate runs on.
@@ -83,8 +114,14 @@ pub struct Segment<'a> {
     pub nodes: &'a NodeSet,
     /// Tensors at its border.
     pub io: &'a SegmentIo,
-    /// The segment as a self-contained ONNX file, for runtimes behind a process or C boundary.
-    pub onnx: &'a [u8],
+}
+
+impl Segment<'_> {
+    /// The segment as a self-contained ONNX file, for runtimes behind a process or C boundary. Written anew each time.
+    #[must_use]
+    pub fn onnx(&self) -> Vec<u8> {
+        slice(self.graph, self.nodes, self.io)
+    }
 }
 
 /// Why a segment was not compiled.

@@ -11,12 +11,13 @@ mod window;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ocelli_int8::{Engine, Input, Output};
+use ocelli_int8::{Engine, Input, Output, Shape};
 use smallvec::SmallVec;
 
 use self::recipe::Reader;
 use super::delegate::{
-    CompileError, CompiledSegment, Delegate, DeviceInfo, RunError, Segment, SegmentIo, Unavailable,
+    CompileError, CompiledSegment, Delegate, DeviceInfo, Layer, RunError, Segment, SegmentIo,
+    Unavailable,
 };
 use super::graph::{GraphView, NodeSet};
 use crate::clock::Clock;
@@ -45,7 +46,7 @@ impl Delegate for Int8 {
     }
 
     fn probe(&self) -> Result<DeviceInfo, Unavailable> {
-        let isa = Engine::preferred().map_err(|error| Unavailable {
+        let isa = Engine::preferred_instruction_set().map_err(|error| Unavailable {
             delegate: NAME.to_owned(),
             reason: error.to_string(),
         })?;
@@ -78,6 +79,22 @@ impl Delegate for Int8 {
     }
 }
 
+/// The most 8-bit multiply-accumulates a second that one thread of this machine reached just now, from registers, with
+/// the instructions of the engine. `None` where there is no yardstick for them.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+pub fn peak_macs_per_second(clock: &dyn Clock) -> Option<f64> {
+    const ROUNDS: u64 = 100_000;
+    let rate = |_| {
+        let start = clock.now();
+        let products = ocelli_int8::multiply_at_peak(ROUNDS);
+        let time = clock.now().saturating_duration_since(start);
+        products as f64 / time.as_secs_f64().max(1e-9)
+    };
+    let best = (0..20).map(rate).fold(0.0, f64::max);
+    (best > 0.0).then_some(best)
+}
+
 /// A segment, planned, with its memory.
 struct Compiled {
     io: SegmentIo,
@@ -98,6 +115,24 @@ impl CompiledSegment for Compiled {
         outputs: &mut [TensorViewMut<'_>],
         deadline: Instant,
     ) -> Result<(), RunError> {
+        self.run_observed(inputs, outputs, deadline, &mut |_| {})
+    }
+
+    fn layers(&self) -> Vec<Layer> {
+        let layer = |layer: &ocelli_int8::Layer| {
+            let Shape { h, w, c, .. } = layer.shape;
+            Layer { name: layer.name.clone(), output: format!("{h}x{w}x{c}"), macs: layer.macs }
+        };
+        self.engine.layers().iter().map(layer).collect()
+    }
+
+    fn run_observed(
+        &mut self,
+        inputs: &[TensorView<'_>],
+        outputs: &mut [TensorViewMut<'_>],
+        deadline: Instant,
+        after: &mut dyn FnMut(usize),
+    ) -> Result<(), RunError> {
         let given = self.reads.iter().map(|place| inputs.get(*place).and_then(given));
         let given = given.collect::<Option<SmallVec<[Input<'_>; ON_STACK]>>>();
         let wanted = outputs.iter_mut().map(wanted);
@@ -108,7 +143,11 @@ impl CompiledSegment for Compiled {
             ));
         };
         let clock = &*self.clock;
-        match self.engine.run_while(&given, &mut wanted, &mut |_| clock.now() <= deadline) {
+        let mut go_on = |layer| {
+            after(layer);
+            clock.now() <= deadline
+        };
+        match self.engine.run_while(&given, &mut wanted, &mut go_on) {
             Ok(()) => Ok(()),
             Err(ocelli_int8::RunError::Stopped { .. }) => Err(RunError::DeadlineOverrun),
             Err(error) => Err(RunError::WrongTensor(error.to_string())),

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use self::delegate::{CompileError, CompiledSegment, Delegate, DeviceInfo, Segment, Unavailable};
 use self::graph::{GraphView, NodeSet};
 use crate::clock::Clock;
+pub use int8::peak_macs_per_second;
 pub use session::{Session, SessionOptions};
 
 /// Names of the delegates in this build, in the order in which they are preferred; the host last.

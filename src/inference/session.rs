@@ -7,17 +7,21 @@
 
 mod alternative;
 mod segment;
+mod source;
 mod verify;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::segment::Runner;
+pub use self::source::Reread;
+use self::source::Source;
 pub use self::verify::{Tolerance, VerifyError};
-use super::delegate::{Delegate, SegmentIo};
+use super::delegate::{Delegate, Layer, SegmentIo};
 use super::graph::{Graph, GraphError, Limits, NodeId, NodeSet, TensorId};
 use super::partition::partition;
 use crate::clock::Clock;
+use crate::model::Sha256;
 use crate::tensor::{Tensor, TensorSpec, TensorView};
 
 /// How a session behaves.
@@ -49,6 +53,9 @@ pub enum LoadError {
         "tensor `{0}` has an element type that cannot leave a segment; use f32, u8, i8, i32 or i64"
     )]
     ElementType(String),
+    /// The graph cannot be had.
+    #[error("{0}")]
+    Source(String),
     /// Nothing computes an output.
     #[error("output `{0}` is an input or a constant; remove it from the model's outputs")]
     IdleOutput(String),
@@ -113,6 +120,15 @@ pub struct SegmentReport {
     pub last_run: Duration,
 }
 
+/// How long a layer took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerTime {
+    /// The layer.
+    pub layer: Layer,
+    /// Its time in one run.
+    pub time: Duration,
+}
+
 /// Where a segment's tensor lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Slot {
@@ -157,7 +173,35 @@ impl Session {
         options: SessionOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, LoadError> {
-        let graph = Arc::new(Graph::parse(onnx, &options.limits)?);
+        let graph = Graph::parse(onnx, &options.limits)?;
+        Self::build(Source::new(graph, options.limits, None), delegates, options, clock)
+    }
+
+    /// As [`Session::load`], from a file that can be read again: memory that only a stand-in would need is given back.
+    ///
+    /// # Errors
+    /// As [`Session::load`].
+    pub fn open(
+        onnx: impl AsRef<[u8]>,
+        reread: Reread,
+        delegates: &[Arc<dyn Delegate>],
+        options: SessionOptions,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, LoadError> {
+        let graph = Graph::parse(onnx.as_ref(), &options.limits)?;
+        let sha256 = Sha256::of(onnx.as_ref());
+        drop(onnx);
+        let source = Source::new(graph, options.limits, Some((reread, sha256)));
+        Self::build(source, delegates, options, clock)
+    }
+
+    fn build(
+        source: Arc<Source>,
+        delegates: &[Arc<dyn Delegate>],
+        options: SessionOptions,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, LoadError> {
+        let graph = source.graph().map_err(|error| LoadError::Source(error.to_string()))?;
         let view = graph.view();
         let present: Vec<_> = delegates.iter().filter(|delegate| is_there(delegate)).collect();
         let claims: Vec<NodeSet> = present.iter().map(|delegate| delegate.claim(&view)).collect();
@@ -188,7 +232,7 @@ impl Session {
             let willing = claims.iter().zip(&present);
             let willing = willing.filter(|(claim, _)| part.nodes.0.is_subset(&claim.0));
             let willing = willing.map(|(_, delegate)| Arc::clone(*delegate)).collect();
-            let plan = segment::Plan::new(Arc::clone(&graph), part.nodes, io);
+            let plan = segment::Plan::new(Arc::clone(&source), &view, part.nodes, io);
             runners.push(Runner::load(plan, willing, &options, reads, first)?);
         }
         let slot = |tensor: &TensorId| match places.0[*tensor] {
@@ -196,6 +240,7 @@ impl Session {
             _ => Err(LoadError::IdleOutput(view.tensor(*tensor).name.clone())),
         };
         let output_slots = view.outputs().iter().map(slot).collect::<Result<_, _>>()?;
+        source.release();
         Ok(Self { clock, inputs, outputs, runners, tensors, output_slots })
     }
 
@@ -226,6 +271,22 @@ impl Session {
             runner.run(inputs, &mut self.tensors, &*self.clock, allowance, deadline)?;
         }
         Ok(())
+    }
+
+    /// Runs once and says how long each layer of each segment took; a segment that knows no layers has none.
+    ///
+    /// # Errors
+    /// [`SessionError`]; no stand-in is tried.
+    pub fn profile(
+        &mut self,
+        inputs: &[TensorView<'_>],
+    ) -> Result<Vec<Vec<LayerTime>>, SessionError> {
+        self.check(inputs)?;
+        let mut times = Vec::new();
+        for runner in &mut self.runners {
+            times.push(runner.profile(inputs, &mut self.tensors, &*self.clock)?);
+        }
+        Ok(times)
     }
 
     /// An output of the last run.

@@ -79,6 +79,12 @@ impl ModelSpec {
         &self.onnx
     }
 
+    /// The ONNX file, given away: [`ModelSpec::onnx`] is empty afterwards.
+    #[must_use]
+    pub fn take_onnx(&mut self) -> Arc<[u8]> {
+        std::mem::take(&mut self.onnx)
+    }
+
     /// Pictures with known answers.
     #[must_use]
     pub fn golden(&self) -> &[GoldenSample] {

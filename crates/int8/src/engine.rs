@@ -71,6 +71,14 @@ impl Engine {
         Kernels::available().map(|kernels| kernels.name)
     }
 
+    /// Name of the instruction set that [`Engine::new`] takes.
+    ///
+    /// # Errors
+    /// [`GraphError::InstructionSet`] as [`Engine::new`].
+    pub fn preferred_instruction_set() -> Result<&'static str, GraphError> {
+        Kernels::detect().map(|kernels| kernels.name)
+    }
+
     /// Plans a graph for one instruction set; `None` when this machine cannot run it or the name is unknown.
     ///
     /// # Errors

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use super::alternative::{Alternative, Readiness};
+use super::source::Source;
 use super::verify::{Tolerance, difference};
-use super::{LoadError, SegmentReport, SessionError, SessionOptions, Slot};
+use super::{LayerTime, LoadError, SegmentReport, SessionError, SessionOptions, Slot};
 use crate::clock::Clock;
 use crate::inference::delegate::{
     CompileError, CompiledSegment, Delegate, RunError, Segment, SegmentIo,
 };
-use crate::inference::graph::{Graph, NodeSet, slice};
+use crate::inference::graph::{GraphView, NodeSet};
 use crate::inference::tract::{self, TractSegment};
 use crate::tensor::{Tensor, TensorView, TensorViewMut};
 
@@ -21,14 +22,24 @@ const ON_STACK: usize = 16;
 
 /// What is to be compiled; shared with the thread that builds a stand-in.
 pub(super) struct Plan {
-    pub graph: Arc<Graph>,
+    pub source: Arc<Source>,
     pub nodes: NodeSet,
     pub io: SegmentIo,
+    /// Of its nodes, in order.
+    names: Vec<String>,
+    macs: u64,
 }
 
 impl Plan {
-    pub(super) fn new(graph: Arc<Graph>, nodes: NodeSet, io: SegmentIo) -> Arc<Self> {
-        Arc::new(Self { graph, nodes, io })
+    pub(super) fn new(
+        source: Arc<Source>,
+        view: &GraphView<'_>,
+        nodes: NodeSet,
+        io: SegmentIo,
+    ) -> Arc<Self> {
+        let names = nodes.iter().map(|node| view.node(node).name.clone()).collect();
+        let macs = nodes.iter().map(|node| view.node(node).macs).sum();
+        Arc::new(Self { source, nodes, io, names, macs })
     }
 
     /// Compiles for a delegate, or for tract. Panics become errors.
@@ -36,13 +47,13 @@ impl Plan {
         &self,
         delegate: Option<&Arc<dyn Delegate>>,
     ) -> Result<Box<dyn CompiledSegment>, CompileError> {
-        let view = self.graph.view();
+        let graph = self.source.graph()?;
+        let view = graph.view();
         let Some(delegate) = delegate else {
             let segment = TractSegment::compile(&view, &self.nodes, &self.io)?;
             return Ok(Box::new(segment));
         };
-        let onnx = slice(&view, &self.nodes, &self.io);
-        let segment = Segment { graph: &view, nodes: &self.nodes, io: &self.io, onnx: &onnx };
+        let segment = Segment { graph: &view, nodes: &self.nodes, io: &self.io };
         let compiled = tract::catch(|| delegate.compile(&segment));
         let compiled = compiled.unwrap_or_else(|panic| Err(CompileError::Failed(panic)))?;
         if *compiled.io() == self.io {
@@ -52,8 +63,7 @@ impl Plan {
     }
 
     pub(super) fn first_node(&self) -> String {
-        let first = self.nodes.iter().next();
-        first.map_or(String::new(), |node| self.graph.view().node(node).name.clone())
+        self.names.first().cloned().unwrap_or_default()
     }
 }
 
@@ -173,6 +183,17 @@ impl Runner {
         tensors: &mut [Tensor],
         deadline: Instant,
     ) -> Result<(), RunError> {
+        self.run_current(place, inputs, tensors, deadline, None)
+    }
+
+    fn run_current(
+        &mut self,
+        place: usize,
+        inputs: &[TensorView<'_>],
+        tensors: &mut [Tensor],
+        deadline: Instant,
+        after: Option<&mut dyn FnMut(usize)>,
+    ) -> Result<(), RunError> {
         let (before, from) = tensors.split_at_mut(self.first);
         let reads = self.reads.iter().map(|slot| view(*slot, inputs, before));
         let reads: SmallVec<[TensorView<'_>; ON_STACK]> = reads.collect();
@@ -181,8 +202,11 @@ impl Runner {
         let Some(segment) = self.alternatives[place].segment() else {
             return Err(RunError::Fault("it is not built".to_owned()));
         };
-        tract::catch(|| segment.run(&reads, &mut writes, deadline))
-            .unwrap_or_else(|panic| Err(RunError::Fault(panic)))
+        let run = || match after {
+            None => segment.run(&reads, &mut writes, deadline),
+            Some(after) => segment.run_observed(&reads, &mut writes, deadline, after),
+        };
+        tract::catch(run).unwrap_or_else(|panic| Err(RunError::Fault(panic)))
     }
 
     fn failed(&mut self, place: usize, error: &RunError, now: Instant) {
@@ -192,6 +216,36 @@ impl Runner {
         let state = if gone { "quarantined" } else { "paused" };
         log::warn!("node={} state={state} {reason}", self.plan.first_node());
         self.last_error = Some(reason);
+    }
+
+    /// Runs the current alternative once and adds the time of each layer to `times`. Empty where it knows no layers.
+    pub(super) fn profile(
+        &mut self,
+        inputs: &[TensorView<'_>],
+        tensors: &mut [Tensor],
+        clock: &dyn Clock,
+    ) -> Result<Vec<LayerTime>, SessionError> {
+        let layers = match self.alternatives[self.current].segment() {
+            Some(segment) => segment.layers(),
+            None => Vec::new(),
+        };
+        let time = |layer| LayerTime { layer, time: Duration::ZERO };
+        let mut times: Vec<_> = layers.into_iter().map(time).collect();
+        let mut last = clock.now();
+        let mut after = |layer: usize| {
+            let now = clock.now();
+            if let Some(found) = times.get_mut(layer) {
+                found.time = now.saturating_duration_since(last);
+            }
+            last = clock.now();
+        };
+        let deadline = clock.now() + Duration::from_secs(3600);
+        let ran = self.run_current(self.current, inputs, tensors, deadline, Some(&mut after));
+        ran.map_err(|error| SessionError::Failed {
+            node: self.plan.first_node(),
+            reason: error.to_string(),
+        })?;
+        Ok(times)
     }
 
     /// Runs, compares with the host on the same inputs, and puts an alternative aside that is wrong.
@@ -242,12 +296,10 @@ impl Runner {
     }
 
     pub(super) fn report(&self) -> SegmentReport {
-        let view = self.plan.graph.view();
-        let nodes = || self.plan.nodes.iter().map(|node| view.node(node));
         SegmentReport {
             delegate: self.running().to_owned(),
-            nodes: nodes().map(|node| node.name.clone()).collect(),
-            macs: nodes().map(|node| node.macs).sum(),
+            nodes: self.plan.names.clone(),
+            macs: self.plan.macs,
             fallbacks: self.fallbacks,
             last_error: self.last_error.clone(),
             last_run: self.last_run,
