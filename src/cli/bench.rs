@@ -193,7 +193,7 @@ pub fn run(
         writeln!(
             out,
             "one thread: {} runs all of it on one; --threads is for others",
-            names(&report)
+            runners(&report)
         )?;
     }
     if settings.layers {
@@ -399,7 +399,7 @@ fn figures(
 }
 
 /// Who runs the segments, each named once.
-fn names(report: &[SegmentReport]) -> String {
+fn runners(report: &[SegmentReport]) -> String {
     let names: BTreeSet<_> = report.iter().map(|segment| segment.delegate.as_str()).collect();
     names.into_iter().collect::<Vec<_>>().join(" and ")
 }
@@ -499,24 +499,29 @@ mod tests {
         {
             let onnx = read_model(&fixture(&format!("{model}.onnx"))).expect("a fixture");
             let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-            let session = Session::load(&onnx, &[], SessionOptions::default(), Arc::clone(&clock));
-            let mut session = session.expect("it loads");
-            let input = inputs(&session, Some(&fixture(&format!("{model}-input.npy"))));
-            let input = input.expect("its input");
-            let views: Vec<_> = input.iter().map(|(spec, values)| view(spec, values)).collect();
-            session.run(&views, clock.now() + PATIENCE).expect("it runs");
-            for name in outputs {
-                let file = read_file(&fixture(&format!("{model}-{name}.npy"))).expect("recorded");
-                let (shape, expected) = npy::read_f32(&file).expect("an array");
-                let place = session.outputs().iter().position(|spec| spec.name == *name);
-                let found = session.output(place.expect("an output of that name"));
-                assert_eq!(found.shape, shape);
-                let pairs = found.values.as_f32().into_iter().flatten();
-                let expected = expected.as_values().as_f32().expect("f32");
-                let worst = pairs.zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                let span = expected.iter().fold(0.0_f32, |span, value| span.max(value.abs()));
-                // Half a step of 256 over the range: not one value may be a step off.
-                assert!(worst <= span / 512.0, "{model} {name}: {worst} of {span}");
+            for names in [&[][..], &["int8".to_owned()]] {
+                let delegates = inference::delegates(names, &clock);
+                let session =
+                    Session::load(&onnx, &delegates, SessionOptions::default(), Arc::clone(&clock));
+                let mut session = session.expect("it loads");
+                let input = inputs(&session, Some(&fixture(&format!("{model}-input.npy"))));
+                let input = input.expect("its input");
+                let views: Vec<_> = input.iter().map(|(spec, values)| view(spec, values)).collect();
+                session.run(&views, clock.now() + PATIENCE).expect("it runs");
+                for name in outputs {
+                    let file =
+                        read_file(&fixture(&format!("{model}-{name}.npy"))).expect("recorded");
+                    let (shape, expected) = npy::read_f32(&file).expect("an array");
+                    let place = session.outputs().iter().position(|spec| spec.name == *name);
+                    let found = session.output(place.expect("an output of that name"));
+                    assert_eq!(found.shape, shape);
+                    let pairs = found.values.as_f32().into_iter().flatten();
+                    let expected = expected.as_values().as_f32().expect("f32");
+                    let worst = pairs.zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                    let span = expected.iter().fold(0.0_f32, |span, value| span.max(value.abs()));
+                    // Half a step of 256 over the range: not one value may be a step off.
+                    assert!(worst <= span / 512.0, "{names:?} {model} {name}: {worst} of {span}");
+                }
             }
         }
     }

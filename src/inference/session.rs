@@ -53,9 +53,6 @@ pub enum LoadError {
         "tensor `{0}` has an element type that cannot leave a segment; use f32, u8, i8, i32 or i64"
     )]
     ElementType(String),
-    /// The graph cannot be had.
-    #[error("{0}")]
-    Source(String),
     /// Nothing computes an output.
     #[error("output `{0}` is an input or a constant; remove it from the model's outputs")]
     IdleOutput(String),
@@ -174,7 +171,9 @@ impl Session {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, LoadError> {
         let graph = Graph::parse(onnx, &options.limits)?;
-        Self::build(Source::new(graph, options.limits, None), delegates, options, clock)
+        let graph = Arc::new(graph);
+        let source = Source::new(Arc::clone(&graph), options.limits, None);
+        Self::build(&graph, &source, delegates, &options, clock)
     }
 
     /// As [`Session::load`], from a file that can be read again: memory that only a stand-in would need is given back.
@@ -191,17 +190,20 @@ impl Session {
         let graph = Graph::parse(onnx.as_ref(), &options.limits)?;
         let sha256 = Sha256::of(onnx.as_ref());
         drop(onnx);
-        let source = Source::new(graph, options.limits, Some((reread, sha256)));
-        Self::build(source, delegates, options, clock)
+        let graph = Arc::new(graph);
+        let source = Source::new(Arc::clone(&graph), options.limits, Some((reread, sha256)));
+        let session = Self::build(&graph, &source, delegates, &options, clock);
+        source.release();
+        session
     }
 
     fn build(
-        source: Arc<Source>,
+        graph: &Graph,
+        source: &Arc<Source>,
         delegates: &[Arc<dyn Delegate>],
-        options: SessionOptions,
+        options: &SessionOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, LoadError> {
-        let graph = source.graph().map_err(|error| LoadError::Source(error.to_string()))?;
         let view = graph.view();
         let present: Vec<_> = delegates.iter().filter(|delegate| is_there(delegate)).collect();
         let claims: Vec<NodeSet> = present.iter().map(|delegate| delegate.claim(&view)).collect();
@@ -221,7 +223,7 @@ impl Session {
         let mut tensors = Vec::new();
         let mut runners = Vec::new();
         for part in partition(&before, &claims) {
-            let border = Border::of(&graph, &part.nodes);
+            let border = Border::of(graph, &part.nodes);
             let io = SegmentIo { inputs: specs(&border.reads)?, outputs: specs(&border.writes)? };
             let reads = border.reads.iter().filter_map(|tensor| places.0[*tensor]).collect();
             let first = tensors.len();
@@ -232,15 +234,14 @@ impl Session {
             let willing = claims.iter().zip(&present);
             let willing = willing.filter(|(claim, _)| part.nodes.0.is_subset(&claim.0));
             let willing = willing.map(|(_, delegate)| Arc::clone(*delegate)).collect();
-            let plan = segment::Plan::new(Arc::clone(&source), &view, part.nodes, io);
-            runners.push(Runner::load(plan, willing, &options, reads, first)?);
+            let plan = segment::Plan::new(Arc::clone(source), &view, part.nodes, io);
+            runners.push(Runner::load(plan, willing, options, reads, first)?);
         }
         let slot = |tensor: &TensorId| match places.0[*tensor] {
             Some(Slot::Tensor(slot)) => Ok(slot),
             _ => Err(LoadError::IdleOutput(view.tensor(*tensor).name.clone())),
         };
         let output_slots = view.outputs().iter().map(slot).collect::<Result<_, _>>()?;
-        source.release();
         Ok(Self { clock, inputs, outputs, runners, tensors, output_slots })
     }
 

@@ -17,8 +17,12 @@ pub(super) struct Source {
 }
 
 impl Source {
-    pub(super) fn new(graph: Graph, limits: Limits, reread: Option<(Reread, Sha256)>) -> Arc<Self> {
-        Arc::new(Self { limits, graph: Mutex::new(Some(Arc::new(graph))), reread })
+    pub(super) fn new(
+        graph: Arc<Graph>,
+        limits: Limits,
+        reread: Option<(Reread, Sha256)>,
+    ) -> Arc<Self> {
+        Arc::new(Self { limits, graph: Mutex::new(Some(graph)), reread })
     }
 
     /// The graph, with its constants. May read and parse the file, which takes its time and memory.
