@@ -164,7 +164,7 @@ fn an_agent_reports_obeys_and_ends_in_order() {
     });
     let (online, model) = (online.expect("waited for"), model.expect("waited for"));
     assert_eq!(online.state, Presence::Online);
-    assert_eq!(model.running.backend, ["tract"]);
+    assert_eq!(model.running.backend, ["int8"]);
     assert!(model.running.golden > 0 && model.running.sha256.len() == 64);
     let mut numbers = BTreeSet::new();
     while numbers.len() < 10 {
@@ -179,7 +179,7 @@ fn an_agent_reports_obeys_and_ends_in_order() {
     });
     assert!(health.latency_us.total.p50 > 0 && health.streams[0].fps > 0.0);
     assert!(health.rss_bytes.is_some() && health.audit.is_some() && health.broker.connected);
-    assert_eq!(health.delegates[0].name, "tract");
+    assert_eq!(health.delegates[0].name, "int8");
 
     commands_are_answered(&broker, &online.boot_id);
 

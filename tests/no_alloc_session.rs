@@ -124,6 +124,15 @@ fn a_session_allocates_nothing_around_a_delegate() {
 }
 
 #[test]
+fn the_int8_engine_allocates_nothing() {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    for model in ["efficientnet-lite0", "nanodet-g-coco", "centerface"] {
+        let engine = ocelli::inference::delegates(&["int8".to_owned()], &clock);
+        assert_eq!(cost_of_runs(model, &engine), [(0, 0); 4], "{model}");
+    }
+}
+
+#[test]
 fn tract_allocates_the_same_in_each_frame() {
     let costs = cost_of_runs("efficientnet-lite0", &[]);
     println!("efficientnet-lite0: allocations and bytes of a run {costs:?}");

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ocelli::clock::{Clock, SystemClock};
-use ocelli::inference::{Session, SessionOptions};
+use ocelli::inference::{self, Session, SessionOptions};
 use ocelli::tensor::{TensorSpec, TensorView, Values};
 
 /// Detection scores from which `models/recipes/evaluate.py` counts.
@@ -72,9 +72,11 @@ struct Agreement {
 }
 
 fn compare(name: &str, file: &Path, pictures: &[PathBuf]) -> Agreement {
-    let clock = Arc::new(SystemClock);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let onnx = fs::read(file).unwrap();
-    let mut session = Session::load(&onnx, &[], SessionOptions::default(), clock.clone()).unwrap();
+    let delegates = inference::delegates(&["int8".to_owned()], &clock);
+    let mut session =
+        Session::load(&onnx, &delegates, SessionOptions::default(), clock.clone()).unwrap();
     let (inputs, outputs) = (session.inputs().to_vec(), session.outputs().to_vec());
     let mut command = python();
     command.arg("tensors").arg(model(name)).arg(file).args(pictures).stdout(Stdio::piped());

@@ -40,11 +40,8 @@ impl Fusion {
         let readers = readers(graph, &needed);
         let mut chains: Vec<Option<Chain>> = vec![None; graph.nodes.len()];
         let mut inside = vec![false; graph.nodes.len()];
-        for node in 0..graph.nodes.len() {
+        for node in (0..graph.nodes.len()).filter(|&node| needed[node]) {
             let Operator::Conv(conv) = &graph.nodes[node].operator else { continue };
-            if !needed[node] {
-                continue;
-            }
             let input = graph.tensors[graph.nodes[node].inputs[0].0].shape.c;
             let depthwise =
                 conv.groups == input && conv.channels == input && takes_depthwise(&conv.window);
