@@ -41,9 +41,15 @@ fn cargo(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("cargo prints UTF-8")
 }
 
-/// `name version` of every crate linked into the device binary.
+/// `name version` of every crate linked into the programs of a device.
 fn device_tree() -> BTreeSet<(String, String)> {
-    let tree = cargo(&["tree", "-p", "ocelli", "-e", "normal", "--prefix", "none"]);
+    let mut tree = linked("ocelli");
+    tree.extend(linked("ocelli-slot"));
+    tree
+}
+
+fn linked(program: &str) -> BTreeSet<(String, String)> {
+    let tree = cargo(&["tree", "-p", program, "-e", "normal", "--prefix", "none"]);
     let words = |line: &str| {
         let mut words = line.split_whitespace();
         Some((words.next()?.to_owned(), words.next()?.to_owned()))
@@ -58,6 +64,18 @@ fn the_device_tree_holds_nothing_banned() {
     let found: Vec<_> =
         BANNED.iter().filter(|(banned, _)| tree.iter().any(|(name, _)| name == banned)).collect();
     assert!(found.is_empty(), "{found:?}");
+}
+
+#[test]
+fn what_brings_a_board_back_shares_no_code_with_the_agent() {
+    let tree = linked("ocelli-slot");
+    assert!(tree.iter().any(|(name, _)| name == "ocelli-slot"), "the tree was not read: {tree:?}");
+    let agent: Vec<_> = tree
+        .iter()
+        .filter(|(name, _)| name.starts_with("ocelli") && name != "ocelli-slot")
+        .collect();
+    assert!(agent.is_empty(), "{agent:?}");
+    assert!(tree.len() < 40, "{} crates: {tree:?}", tree.len());
 }
 
 #[test]
