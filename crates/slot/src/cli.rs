@@ -215,7 +215,9 @@ fn set_clock(options: &Options) -> Done {
     }
     let mark = options.path("run", "/run").join("systemd/timesync/synchronized");
     let mut pause = Duration::from_secs(4);
+    let mut told = String::new();
     while !options.plain.is_empty() {
+        let mut failures = String::new();
         for server in &options.plain {
             match sntp::ask(server).and_then(|time| step(time, floor)) {
                 Ok(()) => {
@@ -228,9 +230,14 @@ fn set_clock(options: &Options) -> Done {
                     pause = Duration::from_secs(1024);
                     break;
                 }
-                Err(error) => log(&format!("time server {server}: {error}")),
+                Err(error) => failures += &format!(" {server}: {error};"),
             }
         }
+        // A board without network asks for ever: the same answer is told once.
+        if failures != told && !failures.is_empty() {
+            log(&format!("no time from any server, asking again:{failures}"));
+        }
+        told = failures;
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_secs(1024));
     }
