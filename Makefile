@@ -31,8 +31,13 @@ test-v4l2: ## Capture from the kernel's vivid driver in a virtual machine (Debia
 	tests/v4l2/run.sh
 
 .PHONY: test-boards
-test-boards: ## The agent on emulated ARM boards: camera, GPIO, watchdog, power cuts, bad input (installs QEMU; about an hour)
+test-boards: ## Emulated ARM boards: camera, GPIO, watchdog, power cuts, bad input; firmware images from card to result (installs QEMU; two hours)
 	tests/boards/run.sh
+	firmware/test.sh
+
+.PHONY: firmware
+firmware: ## The image of a board: BOARD=nanopi-neo make firmware (docs/firmware.md)
+	firmware/build.sh $(BOARD)
 
 .PHONY: test-parity
 test-parity: ## Compare with onnxruntime and Pillow on the labelled pictures in OCELLI_DATA (Python; about ten minutes)
