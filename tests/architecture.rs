@@ -44,7 +44,7 @@ const FORBIDDEN: &[(&str, &str)] = &[
 
 /// Foreign crates, and the only places of `src/` that may name them.
 const CONFINED: &[(&str, &[&str])] = &[
-    ("tract_onnx", &["src/inference/"]),
+    ("tract_core", &["src/inference/tract"]),
     ("prost", &["src/inference/"]),
     ("ocelli_int8", &["src/inference/int8"]),
     ("rumqttc", &["src/mqtt/client.rs", "src/mqtt/tls.rs"]),

@@ -9,6 +9,7 @@
 mod constant;
 mod normalise;
 mod parse;
+pub(in crate::inference) mod proto;
 mod shape;
 mod slice;
 mod sort;
@@ -17,11 +18,12 @@ mod wire;
 
 use std::collections::BTreeSet;
 
-use tract_onnx::pb::{AttributeProto, TensorProto};
-
+use self::proto::{AttributeProto, TensorProto};
 use crate::tensor::{ElementType, Quantisation, TensorBuffer, TensorSpec};
 
-pub(in crate::inference) use slice::{Encoder, clip, floats_attribute, int_attribute, slice};
+pub(in crate::inference) use slice::slice;
+#[cfg(test)]
+pub(in crate::inference) use slice::{Encoder, int_attribute};
 
 /// Index of a node in [`GraphView`] order (topological).
 pub type NodeId = usize;
@@ -194,6 +196,14 @@ impl TensorInfo {
     pub fn constant(&self) -> Option<&TensorBuffer> {
         match &self.constant {
             Some(Constant::Values(values)) => Some(values),
+            _ => None,
+        }
+    }
+
+    /// A constant of a type that cannot pass a border, as in the file.
+    pub(in crate::inference) fn other_constant(&self) -> Option<&TensorProto> {
+        match &self.constant {
+            Some(Constant::Other(proto)) => Some(proto),
             _ => None,
         }
     }

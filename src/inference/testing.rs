@@ -1,8 +1,8 @@
 //! Tiny models for tests.
 
+use crate::inference::graph::proto::ModelProto;
+use crate::inference::graph::proto::attribute_proto::AttributeType;
 use prost::Message as _;
-use tract_onnx::pb::ModelProto;
-use tract_onnx::pb::attribute_proto::AttributeType;
 
 use super::delegate::SegmentIo;
 use super::graph::{Encoder, int_attribute};

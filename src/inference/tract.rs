@@ -5,15 +5,15 @@
 
 mod caught;
 mod lower;
+mod operators;
 mod resize;
 mod steps;
+mod wire;
 
 use std::time::Instant;
 
-use tract_onnx::Onnx;
-use tract_onnx::model::OnnxOpRegister;
-use tract_onnx::tract_core::runtime::RunOptions;
-use tract_onnx::tract_hir::internal::*;
+use tract_core::internal::*;
+use tract_core::runtime::RunOptions;
 
 pub(super) use caught::catch;
 
@@ -45,17 +45,7 @@ impl TractSegment {
 }
 
 fn plan(graph: &GraphView<'_>, nodes: &NodeSet, io: &SegmentIo) -> TractResult<TypedSimpleState> {
-    let proto = lower::lower(graph, nodes, io);
-    let mut op_register = OnnxOpRegister::default();
-    // tract keeps its operator groups private: it is all or none.
-    tract_onnx::ops::register_all_ops(&mut op_register);
-    steps::register(&mut op_register);
-    resize::register(&mut op_register);
-    let framework = Onnx { op_register, ..Onnx::default() };
-    let parsed = framework.parse(&proto, None)?;
-    ensure!(parsed.unresolved_inputs.is_empty(), "unresolved {:?}", parsed.unresolved_inputs);
-    drop(proto);
-    let model = parsed.model.into_typed()?.into_decluttered()?;
+    let model = wire::wire(lower::lower(graph, nodes, io), graph, io)?.into_decluttered()?;
     for (place, spec) in io.outputs.iter().enumerate() {
         let fact = model.output_fact(place)?;
         let shape = fact.shape.as_concrete().map(<[usize]>::to_vec);

@@ -1,7 +1,7 @@
 //! Constants: decoding with caps, and arithmetic on the small integer ones that describe shapes.
 
-use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
-use tract_onnx::pb::{NodeProto, TensorProto};
+use crate::inference::graph::proto::tensor_proto::{DataLocation, DataType};
+use crate::inference::graph::proto::{NodeProto, TensorProto};
 
 use super::parse::check_shape;
 use super::{Constant, GraphError, Limits};

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use prost::Message as _;
-use tract_onnx::pb::tensor_shape_proto::dimension::Value as Dimension;
-use tract_onnx::pb::{
+use crate::inference::graph::proto::tensor_shape_proto::dimension::Value as Dimension;
+use crate::inference::graph::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto, type_proto,
 };
+use prost::Message as _;
 
 use super::constant::{self, element_of};
 use super::sort::topological_order;

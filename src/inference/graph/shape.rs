@@ -7,7 +7,7 @@ mod fold;
 mod layout;
 mod window;
 
-use tract_onnx::pb::tensor_proto::DataType;
+use crate::inference::graph::proto::tensor_proto::DataType;
 
 use super::constant::{data_type_of, element_of, integers};
 use super::parse::{RawGraph, RawNode, at_most, check_shape, make_names_unique};

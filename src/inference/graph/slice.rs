@@ -2,13 +2,13 @@
 
 use std::collections::HashSet;
 
-use prost::Message as _;
-use tract_onnx::pb::attribute_proto::AttributeType;
-use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
-use tract_onnx::pb::{
+use crate::inference::graph::proto::attribute_proto::AttributeType;
+use crate::inference::graph::proto::tensor_shape_proto::{Dimension, dimension};
+use crate::inference::graph::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
     TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
 };
+use prost::Message as _;
 
 use super::constant::data_type_of;
 use super::{
@@ -130,12 +130,6 @@ pub(in crate::inference) fn int_attribute(name: &str, i: i64) -> AttributeProto 
     AttributeProto { name: name.to_owned(), r#type, i, ..AttributeProto::default() }
 }
 
-/// A list of floats as attribute.
-pub(in crate::inference) fn floats_attribute(name: &str, floats: Vec<f32>) -> AttributeProto {
-    let r#type = AttributeType::Floats as i32;
-    AttributeProto { name: name.to_owned(), r#type, floats, ..AttributeProto::default() }
-}
-
 /// Nodes of a graph as an ONNX file of their own.
 pub(in crate::inference) fn slice(
     graph: &GraphView<'_>,
@@ -245,7 +239,7 @@ impl Slicer<'_> {
 }
 
 /// Writes an activation behind a float tensor and returns the new name.
-pub(in crate::inference) fn clip(
+fn clip(
     encoder: &mut Encoder,
     float: &str,
     Activation { min, max }: Activation,

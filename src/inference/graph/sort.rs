@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 
-use tract_onnx::pb::NodeProto;
+use crate::inference::graph::proto::NodeProto;
 
 use super::GraphError;
 

@@ -1,7 +1,7 @@
 //! Tests of the graph: one form for QDQ and QOperator, and what is refused.
 
-use tract_onnx::pb::tensor_shape_proto::dimension::Value as Dimension;
-use tract_onnx::pb::{
+use crate::inference::graph::proto::tensor_shape_proto::dimension::Value as Dimension;
+use crate::inference::graph::proto::{
     ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, type_proto,
 };
 

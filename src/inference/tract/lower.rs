@@ -1,14 +1,13 @@
-//! Spells a part of a graph out in operators that tract knows, quantised tensors as steps (see `steps`).
+//! Spells a part of a graph out in operators on floats, quantised tensors as steps (see `steps`).
 
-use tract_onnx::pb::attribute_proto::AttributeType;
-use tract_onnx::pb::{AttributeProto, ModelProto};
+use std::collections::HashSet;
 
-use super::{resize, steps};
+use super::resize::Resize;
+use super::steps::Kernel;
 use crate::inference::delegate::SegmentIo;
 use crate::inference::function::function;
 use crate::inference::graph::{
-    Activation, Arithmetic, Encoder, GraphView, Node, NodeSet, TensorId, TensorInfo, clip,
-    floats_attribute, int_attribute,
+    Activation, Arithmetic, GraphView, Node, NodeSet, TensorId, TensorInfo,
 };
 use crate::tensor::{ElementType, Quantisation, TensorBuffer};
 
@@ -31,10 +30,63 @@ const MOVES: &[&str] = &[
     "Unsqueeze",
 ];
 
-pub(super) fn lower(graph: &GraphView<'_>, nodes: &NodeSet, io: &SegmentIo) -> ModelProto {
-    let mut lowering = Lowering { graph, encoder: Encoder::default() };
+/// A part of a graph, spelled out: constants, and calls in an order in which they can run.
+#[derive(Default)]
+pub(super) struct Lowered<'a> {
+    pub(super) constants: Vec<(String, Constant<'a>)>,
+    pub(super) calls: Vec<Call<'a>>,
+    /// Tensors that are there already.
+    names: HashSet<String>,
+}
+
+pub(super) enum Constant<'a> {
+    /// As it lies in the file.
+    OfGraph(&'a TensorInfo),
+    /// Shape and values.
+    Floats(Vec<usize>, Vec<f32>),
+}
+
+/// An operator on named tensors; a name is empty where an optional one is left out.
+pub(super) struct Call<'a> {
+    pub(super) operator: Operator<'a>,
+    pub(super) inputs: Vec<String>,
+    pub(super) outputs: Vec<String>,
+}
+
+pub(super) enum Operator<'a> {
+    /// As ONNX defines it, on plain values or on steps.
+    Onnx(&'a Node),
+    Steps(Kernel),
+    Resize(Resize),
+    /// Steps to the reals behind them.
+    Scale(f32),
+    Clamp(Activation),
+    Identity,
+}
+
+impl<'a> Lowered<'a> {
+    /// Whether a name is new; it is taken from now on.
+    fn claim(&mut self, name: &str) -> bool {
+        self.names.insert(name.to_owned())
+    }
+
+    fn call(&mut self, operator: Operator<'a>, inputs: &[&str], outputs: &[&str]) {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        self.calls.push(Call { operator, inputs: owned(inputs), outputs: owned(outputs) });
+    }
+
+    fn floats(&mut self, name: &str, shape: &[usize], values: impl FnOnce() -> Vec<f32>) {
+        if self.claim(name) {
+            let constant = Constant::Floats(shape.to_vec(), values());
+            self.constants.push((name.to_owned(), constant));
+        }
+    }
+}
+
+pub(super) fn lower<'a>(graph: &GraphView<'a>, nodes: &NodeSet, io: &SegmentIo) -> Lowered<'a> {
+    let mut lowering = Lowering { graph: *graph, result: Lowered::default() };
     for input in &io.inputs {
-        lowering.encoder.claim(&input.name);
+        lowering.result.claim(&input.name);
     }
     for node in nodes.iter() {
         lowering.node(graph.node(node));
@@ -47,12 +99,12 @@ pub(super) fn lower(graph: &GraphView<'_>, nodes: &NodeSet, io: &SegmentIo) -> M
             }
         }
     }
-    lowering.encoder.finish(graph.name, graph.opset(), io)
+    lowering.result
 }
 
 struct Lowering<'a> {
-    graph: &'a GraphView<'a>,
-    encoder: Encoder,
+    graph: GraphView<'a>,
+    result: Lowered<'a>,
 }
 
 /// A tensor of bytes with one scale and zero point.
@@ -100,53 +152,48 @@ impl<'a> Lowering<'a> {
     }
 
     /// The name under which a tensor's steps are there.
-    fn steps(&mut self, tensor: &TensorInfo) -> String {
+    fn steps(&mut self, tensor: &'a TensorInfo) -> String {
         let name = steps_of(tensor);
         let zero_point = quantised(tensor).map_or(0, |found| found.zero_point);
         if let Some(values) = tensor.constant() {
-            self.encoder.constant(
-                &name,
-                &tensor.shape,
-                &TensorBuffer::F32(step_values(tensor, values)),
-            );
-        } else if self.encoder.claim(&name) {
-            let attributes = vec![int_attribute("zero_point", i64::from(zero_point))];
-            self.encoder.node(steps::LOAD, &[&tensor.name], &[&name], attributes);
+            self.result.floats(&name, &tensor.shape, || step_values(tensor, values));
+        } else if self.result.claim(&name) {
+            let load = Operator::Steps(Kernel::Load { zero_point });
+            self.result.call(load, &[&tensor.name], &[&name]);
         }
         name
     }
 
     /// The name under which a tensor's bytes, or other values as they are, are there.
-    fn stored(&mut self, tensor: &TensorInfo) -> String {
+    fn stored(&mut self, tensor: &'a TensorInfo) -> String {
         if tensor.is_constant() {
-            self.encoder.graph_constant(tensor);
+            if self.result.claim(&tensor.name) {
+                self.result.constants.push((tensor.name.clone(), Constant::OfGraph(tensor)));
+            }
         } else if let Some(found) = quantised(tensor)
-            && self.encoder.claim(&tensor.name)
+            && self.result.claim(&tensor.name)
         {
-            let signed = i64::from(tensor.element == Some(ElementType::I8));
-            let attributes = vec![
-                int_attribute("zero_point", i64::from(found.zero_point)),
-                int_attribute("signed", signed),
-            ];
-            self.encoder.node(steps::STORE, &[&steps_of(tensor)], &[&tensor.name], attributes);
+            let signed = tensor.element == Some(ElementType::I8);
+            let store = Operator::Steps(Kernel::Store { zero_point: found.zero_point, signed });
+            self.result.call(store, &[&steps_of(tensor)], &[&tensor.name]);
         }
         tensor.name.clone()
     }
 
     /// The name under which the reals behind a tensor are there.
-    fn reals(&mut self, tensor: &TensorInfo) -> String {
+    fn reals(&mut self, tensor: &'a TensorInfo) -> String {
         let Some(found) = &tensor.quantisation else { return self.stored(tensor) };
         let name = format!("{}::reals", tensor.name);
         if let Some(values) = tensor.constant() {
-            let mut reals = step_values(tensor, values);
-            scale_along(&mut reals, tensor, &found.scales);
-            self.encoder.constant(&name, &tensor.shape, &TensorBuffer::F32(reals));
+            self.result.floats(&name, &tensor.shape, || {
+                let mut reals = step_values(tensor, values);
+                scale_along(&mut reals, tensor, &found.scales);
+                reals
+            });
         } else if let Some(found) = quantised(tensor) {
             let steps = self.steps(tensor);
-            if self.encoder.claim(&name) {
-                let scale = format!("{name}::scale");
-                self.encoder.constant(&scale, &[], &TensorBuffer::F32(vec![found.scale]));
-                self.encoder.node("Mul", &[&steps, &scale], &[&name], vec![]);
+            if self.result.claim(&name) {
+                self.result.call(Operator::Scale(found.scale), &[&steps], &[&name]);
             }
         } else {
             return self.stored(tensor);
@@ -158,9 +205,9 @@ impl<'a> Lowering<'a> {
     fn quantise(&mut self, reals: &str, output: &TensorInfo, at: Quantisation) {
         let (low, high) = range(output, at, None);
         let name = steps_of(output);
-        self.encoder.claim(&name);
-        let numbers = floats_attribute("numbers", vec![at.scale, low, high, 0.0]);
-        self.encoder.node(steps::QUANTISE, &[reals], &[&name], vec![numbers]);
+        self.result.claim(&name);
+        let quantise = Kernel::Quantise { scale: at.scale, low, high, inside: 0.0 };
+        self.result.call(Operator::Steps(quantise), &[reals], &[&name]);
     }
 
     fn requantise(
@@ -171,14 +218,12 @@ impl<'a> Lowering<'a> {
         (low, high): (f32, f32),
     ) {
         let name = steps_of(output);
-        self.encoder.claim(&name);
-        let numbers = [vec![low, high], factors].concat();
-        let axis = i64::try_from(axis).unwrap_or(0);
-        let attributes = vec![floats_attribute("numbers", numbers), int_attribute("axis", axis)];
-        self.encoder.node(steps::REQUANTISE, &[raw], &[&name], attributes);
+        self.result.claim(&name);
+        let requantise = Kernel::Requantise { factors: factors.into(), axis, low, high };
+        self.result.call(Operator::Steps(requantise), &[raw], &[&name]);
     }
 
-    fn plain(&mut self, node: &Node) {
+    fn plain(&mut self, node: &'a Node) {
         let output = self.tensor(node.output());
         if let (Some(x), Some(y)) = (self.tensor(node.input(0)), output) {
             if node.op == "QuantizeLinear"
@@ -189,7 +234,7 @@ impl<'a> Lowering<'a> {
             }
             if node.op == "DequantizeLinear" && self.states_own(node, x) {
                 let reals = self.reals(x);
-                return self.encoder.node("Identity", &[&reals], &[&y.name], vec![]);
+                return self.result.call(Operator::Identity, &[&reals], &[&y.name]);
             }
         }
         let inputs: Vec<_> = node
@@ -203,14 +248,14 @@ impl<'a> Lowering<'a> {
             .map(|output| self.tensor(*output).map_or("", |tensor| tensor.name.as_str()))
             .collect();
         outputs.iter().for_each(|name| {
-            self.encoder.claim(name);
+            self.result.claim(name);
         });
         self.emit(node, &inputs, &outputs);
     }
 
-    fn emit(&mut self, node: &Node, inputs: &[String], outputs: &[&str]) {
+    fn emit(&mut self, node: &'a Node, inputs: &[String], outputs: &[&str]) {
         let inputs: Vec<_> = inputs.iter().map(String::as_str).collect();
-        self.encoder.node(&node.op, &inputs, outputs, plain_attributes(node));
+        self.result.call(Operator::Onnx(node), &inputs, outputs);
     }
 
     /// Whether a DequantizeLinear reads a tensor by the quantisation that the graph gives it.
@@ -230,7 +275,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// Operators that sum products of data and weights.
-    fn products(&mut self, node: &Node) -> Option<()> {
+    fn products(&mut self, node: &'a Node) -> Option<()> {
         let (x, w) = (self.tensor(node.input(0))?, self.tensor(node.input(1))?);
         let y = self.tensor(node.output())?;
         let (at_x, at_y) = (quantised(x)?, quantised(y)?);
@@ -249,7 +294,7 @@ impl<'a> Lowering<'a> {
         if let Some(bias) = self.tensor(node.input(2)) {
             let values = bias_steps(bias, &products)?;
             let name = format!("{}::bias", y.name);
-            self.encoder.constant(&name, &bias.shape, &TensorBuffer::F32(values));
+            self.result.floats(&name, &bias.shape, || values);
             inputs.push(name);
         }
         self.steps(x);
@@ -261,7 +306,7 @@ impl<'a> Lowering<'a> {
         Some(())
     }
 
-    fn mean(&mut self, node: &Node) -> Option<()> {
+    fn mean(&mut self, node: &'a Node) -> Option<()> {
         let (x, y) = (self.tensor(node.input(0))?, self.tensor(node.output())?);
         let (at_x, at_y) = (quantised(x)?, quantised(y)?);
         let raw = format!("{}::means", y.name);
@@ -276,7 +321,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// On reals, and with the zero point inside the rounding, as onnxruntime's QLinearAveragePool.
-    fn average(&mut self, node: &Node) -> Option<()> {
+    fn average(&mut self, node: &'a Node) -> Option<()> {
         let (x, y) = (self.tensor(node.input(0))?, self.tensor(node.output())?);
         quantised(x)?;
         let at_y = quantised(y)?;
@@ -285,15 +330,15 @@ impl<'a> Lowering<'a> {
         self.emit(node, &inputs, &[&raw]);
         let (low, high) = range(y, at_y, node.activation);
         #[expect(clippy::cast_precision_loss, reason = "a byte")]
-        let numbers = vec![at_y.scale, low, high, at_y.zero_point as f32];
+        let inside = at_y.zero_point as f32;
         let name = steps_of(y);
-        self.encoder.claim(&name);
-        let numbers = floats_attribute("numbers", numbers);
-        self.encoder.node(steps::QUANTISE, &[&raw], &[&name], vec![numbers]);
+        self.result.claim(&name);
+        let quantise = Kernel::Quantise { scale: at_y.scale, low, high, inside };
+        self.result.call(Operator::Steps(quantise), &[&raw], &[&name]);
         Some(())
     }
 
-    fn add(&mut self, node: &Node) -> Option<()> {
+    fn add(&mut self, node: &'a Node) -> Option<()> {
         let (a, b) = (self.tensor(node.input(0))?, self.tensor(node.input(1))?);
         let y = self.tensor(node.output())?;
         let (at_a, at_b, at_y) = (quantised(a)?, quantised(b)?, quantised(y)?);
@@ -301,22 +346,18 @@ impl<'a> Lowering<'a> {
             return None;
         }
         let (low, high) = range(y, at_y, node.activation);
-        let mut numbers = vec![low, high, at_a.scale / at_y.scale, at_b.scale / at_y.scale];
         #[expect(clippy::cast_precision_loss, reason = "bytes")]
-        numbers.extend([at_a, at_b, at_y].map(|found| found.zero_point as f32));
+        let zero_points = [at_a, at_b, at_y].map(|found| found.zero_point as f32);
+        let factors = [at_a.scale / at_y.scale, at_b.scale / at_y.scale];
         let (a, b, name) = (self.steps(a), self.steps(b), steps_of(y));
-        self.encoder.claim(&name);
-        self.encoder.node(
-            steps::ADD,
-            &[&a, &b],
-            &[&name],
-            vec![floats_attribute("numbers", numbers)],
-        );
+        self.result.claim(&name);
+        let add = Kernel::Add { factors, zero_points, low, high };
+        self.result.call(Operator::Steps(add), &[&a, &b], &[&name]);
         Some(())
     }
 
     /// Bilinear at half-pixel centres, as nets enlarge their maps; others are tract's.
-    fn resize(&mut self, node: &Node) -> Option<()> {
+    fn resize(&mut self, node: &'a Node) -> Option<()> {
         let (x, y) = (self.tensor(node.input(0))?, self.tensor(node.output())?);
         let (at_x, at_y) = (quantised(x)?, quantised(y)?);
         let (&[n, c, height, width], &[same_n, same_c, to_height, to_width]) =
@@ -347,23 +388,19 @@ impl<'a> Lowering<'a> {
             return None;
         }
         let (low, high) = range(y, at_y, None);
-        let numbers = vec![at_x.scale, at_y.scale, factors[0], factors[1], low, high];
-        let mut lengths = int_attribute("lengths", 0);
-        lengths.r#type = AttributeType::Ints as i32;
-        lengths.ints =
-            [to_height, to_width].map(|length| i64::try_from(length).unwrap_or(0)).into();
+        let resize = Resize {
+            scales: [at_x.scale, at_y.scale],
+            factors,
+            lengths: [to_height, to_width],
+            range: [low, high],
+        };
         let (from, to) = (self.steps(x), steps_of(y));
-        self.encoder.claim(&to);
-        self.encoder.node(
-            resize::RESIZE,
-            &[&from],
-            &[&to],
-            vec![floats_attribute("numbers", numbers), lengths],
-        );
+        self.result.claim(&to);
+        self.result.call(Operator::Resize(resize), &[&from], &[&to]);
         Some(())
     }
 
-    fn concat(&mut self, node: &Node) -> Option<()> {
+    fn concat(&mut self, node: &'a Node) -> Option<()> {
         let y = self.tensor(node.output())?;
         let at_y = quantised(y).filter(|_| node.activation.is_none())?;
         let parts = node.inputs.iter().map(|input| self.tensor(*input));
@@ -380,16 +417,16 @@ impl<'a> Lowering<'a> {
             }
             let name = format!("{}::part{place}", y.name);
             let table = self.table((part, at), (y, at_y), None, |x| x);
-            self.encoder.node(steps::LOOKUP, &[&steps], &[&name], vec![table]);
+            self.result.call(table, &[&steps], &[&name]);
             inputs.push(name);
         }
         let name = steps_of(y);
-        self.encoder.claim(&name);
+        self.result.claim(&name);
         self.emit(node, &inputs, &[&name]);
         Some(())
     }
 
-    fn moves(&mut self, node: &Node) -> Option<()> {
+    fn moves(&mut self, node: &'a Node) -> Option<()> {
         let x = self.tensor(node.input(0))?;
         let at_x = quantised(x)?;
         let mut inputs = vec![self.steps(x)];
@@ -412,28 +449,28 @@ impl<'a> Lowering<'a> {
             outputs.push(name);
         }
         for name in &outputs {
-            self.encoder.claim(name);
+            self.result.claim(name);
         }
         let outputs: Vec<_> = outputs.iter().map(String::as_str).collect();
         self.emit(node, &inputs, &outputs);
         for (name, y, at_y) in lookups {
             let table = self.table((x, at_x), (y, at_y), node.activation, |x| x);
             let steps = steps_of(y);
-            self.encoder.claim(&steps);
-            self.encoder.node(steps::LOOKUP, &[&name], &[&steps], vec![table]);
+            self.result.claim(&steps);
+            self.result.call(table, &[&name], &[&steps]);
         }
         Some(())
     }
 
     /// A function of one tensor: 256 answers, computed here.
-    fn lookup(&mut self, node: &Node) -> Option<()> {
+    fn lookup(&mut self, node: &'a Node) -> Option<()> {
         let (x, y) = (self.tensor(node.input(0))?, self.tensor(node.output())?);
         let (at_x, at_y) = (quantised(x)?, quantised(y)?);
         let function = function(node)?;
         let table = self.table((x, at_x), (y, at_y), node.activation, function);
         let (from, to) = (self.steps(x), steps_of(y));
-        self.encoder.claim(&to);
-        self.encoder.node(steps::LOOKUP, &[&from], &[&to], vec![table]);
+        self.result.claim(&to);
+        self.result.call(table, &[&from], &[&to]);
         Some(())
     }
 
@@ -443,20 +480,18 @@ impl<'a> Lowering<'a> {
         (y, at_y): (&TensorInfo, Quantisation),
         activation: Option<Activation>,
         function: impl Fn(f32) -> f32,
-    ) -> AttributeProto {
+    ) -> Operator<'a> {
         let (first, _) = range(x, at_x, None);
         let (low, high) = range(y, at_y, activation);
         let step = |index: u16| {
             let real = function((first + f32::from(index)) * at_x.scale);
             (real / at_y.scale).max(low).min(high).round_ties_even()
         };
-        let mut numbers = vec![first];
-        numbers.extend((0..256).map(step));
-        floats_attribute("numbers", numbers)
+        Operator::Steps(Kernel::Lookup { first, table: (0..256).map(step).collect() })
     }
 
     /// Dequantise, apply, quantise.
-    fn on_reals(&mut self, node: &Node) {
+    fn on_reals(&mut self, node: &'a Node) {
         let mut inputs = Vec::new();
         for input in &node.inputs {
             inputs.push(self.tensor(*input).map_or(String::new(), |tensor| self.reals(tensor)));
@@ -476,14 +511,16 @@ impl<'a> Lowering<'a> {
                 }
                 None => y.name.clone(),
             };
-            self.encoder.claim(&name);
+            self.result.claim(&name);
             outputs.push(name);
         }
         let names: Vec<_> = outputs.iter().map(String::as_str).collect();
         self.emit(node, &inputs, &names);
         for (mut name, y, found) in later {
             if let Some(activation) = node.activation {
-                name = clip(&mut self.encoder, &name, activation, self.graph.opset());
+                let clamped = format!("{name}::clamped");
+                self.result.call(Operator::Clamp(activation), &[&name], &[&clamped]);
+                name = clamped;
             }
             self.quantise(&name, y, found);
         }
@@ -492,12 +529,6 @@ impl<'a> Lowering<'a> {
 
 fn same<T: Copy + Into<i32>>(values: &[T], others: &[i32]) -> bool {
     values.iter().map(|value| (*value).into()).eq(others.iter().copied())
-}
-
-/// onnxruntime's own attributes do not concern tract.
-fn plain_attributes(node: &Node) -> Vec<AttributeProto> {
-    let known = |attribute: &&AttributeProto| attribute.name != "channels_last";
-    node.attributes().iter().filter(known).cloned().collect()
 }
 
 /// The axis of the output channels in the weights and in the output.

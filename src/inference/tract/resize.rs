@@ -3,41 +3,20 @@
 //! Doubling a map weighs four neighbours by sixteenths, so that one value in sixteen lies on a tie. Which way onnxruntime
 //! rounds those depends on the order of its float operations; this follows that order.
 
-use tract_onnx::model::OnnxOpRegister;
-use tract_onnx::tract_hir::internal::*;
+use tract_core::internal::*;
 
-use super::steps::{numbers, round};
-
-/// Name of the operator, as [`register`] knows it.
-pub(super) const RESIZE: &str = "OcelliResize";
-
-pub(super) fn register(register: &mut OnnxOpRegister) {
-    register.insert(RESIZE, |_, node| {
-        let &[from_scale, to_scale, rows, columns, low, high] = numbers(node)? else {
-            bail!("two scales, two factors, low, high")
-        };
-        let lengths: TVec<usize> = node.get_attr_tvec("lengths")?;
-        let &[height, width] = lengths.as_slice() else { bail!("height, width") };
-        let resize = Resize {
-            scales: [from_scale, to_scale],
-            factors: [rows, columns],
-            lengths: [height, width],
-            range: [low, high],
-        };
-        Ok((expand(resize), vec![]))
-    });
-}
+use super::steps::round;
 
 #[derive(Debug, Clone, PartialEq)]
-struct Resize {
+pub(super) struct Resize {
     /// Of the input and of the output.
-    scales: [f32; 2],
+    pub(super) scales: [f32; 2],
     /// By which rows and columns grow.
-    factors: [f32; 2],
+    pub(super) factors: [f32; 2],
     /// Rows and columns of the output.
-    lengths: [usize; 2],
+    pub(super) lengths: [usize; 2],
     /// Steps that the output can hold.
-    range: [f32; 2],
+    pub(super) range: [f32; 2],
 }
 
 impl Eq for Resize {}
@@ -91,7 +70,7 @@ impl Resize {
 
 impl Op for Resize {
     fn name(&self) -> StaticName {
-        RESIZE.into()
+        "OcelliResize".into()
     }
 
     op_as_typed_op!();
@@ -125,38 +104,4 @@ impl TypedOp for Resize {
     }
 
     as_op!();
-}
-
-impl Expansion for Resize {
-    fn name(&self) -> StaticName {
-        Op::name(self)
-    }
-
-    fn rules<'r, 'p: 'r, 's: 'r>(
-        &'s self,
-        solver: &mut Solver<'r>,
-        inputs: &'p [TensorProxy],
-        outputs: &'p [TensorProxy],
-    ) -> InferenceResult {
-        check_input_arity(inputs, 1)?;
-        check_output_arity(outputs, 1)?;
-        solver.equals(&outputs[0].datum_type, f32::datum_type())?;
-        solver.equals(&outputs[0].rank, &inputs[0].rank)?;
-        for axis in [0, 1] {
-            solver.equals(&outputs[0].shape[axis], &inputs[0].shape[axis])?;
-        }
-        for (axis, length) in self.lengths.iter().enumerate() {
-            solver.equals(&outputs[0].shape[axis + 2], length.to_dim())?;
-        }
-        Ok(())
-    }
-
-    fn wire(
-        &self,
-        prefix: &str,
-        model: &mut TypedModel,
-        inputs: &[OutletId],
-    ) -> TractResult<TVec<OutletId>> {
-        model.wire_node(prefix, self.clone(), inputs)
-    }
 }

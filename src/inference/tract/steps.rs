@@ -5,72 +5,17 @@
 //! products of steps are exact in f32 up to 2^24, so that convolutions give the integers that onnxruntime's kernels
 //! give, at the speed of tract's float kernels, and one pass over the result in place rounds it to steps again.
 
-use tract_onnx::model::{OnnxOpRegister, ParsingContext};
-use tract_onnx::pb::NodeProto;
-use tract_onnx::tract_hir::internal::*;
+use tract_core::internal::*;
 
 /// Adding and subtracting this rounds floats below 2^22 to whole numbers, ties to even, and vectorises everywhere.
 const ROUND: f32 = 12_582_912.0;
 
-/// Names of the operators, as [`register`] knows them.
-pub(super) const LOAD: &str = "OcelliLoad";
-pub(super) const STORE: &str = "OcelliStore";
-pub(super) const QUANTISE: &str = "OcelliQuantise";
-pub(super) const REQUANTISE: &str = "OcelliRequantise";
-pub(super) const ADD: &str = "OcelliAdd";
-pub(super) const LOOKUP: &str = "OcelliLookup";
-
-pub(super) fn register(register: &mut OnnxOpRegister) {
-    register
-        .insert(LOAD, |_, node| wrap(Kernel::Load { zero_point: node.get_attr("zero_point")? }));
-    register.insert(STORE, |_, node| {
-        let to = if node.get_attr::<i64>("signed")? != 0 { DatumType::I8 } else { DatumType::U8 };
-        wrap(Kernel::Store { zero_point: node.get_attr("zero_point")?, to })
-    });
-    register.insert(QUANTISE, |_, node| {
-        let &[scale, low, high, inside] = numbers(node)? else {
-            bail!("scale, low, high, zero point inside")
-        };
-        wrap(Kernel::Quantise { scale, low, high, inside })
-    });
-    register.insert(REQUANTISE, requantise);
-    register.insert(ADD, |_, node| {
-        let &[low, high, a, b, za, zb, zc] = numbers(node)? else {
-            bail!("low, high, two factors, three zero points")
-        };
-        wrap(Kernel::Add { factors: [a, b], zero_points: [za, zb, zc], low, high })
-    });
-    register.insert(LOOKUP, |_, node| {
-        let [first, table @ ..] = numbers(node)? else { bail!("first step, table") };
-        ensure!(table.len() == 256, "a table of 256 steps");
-        wrap(Kernel::Lookup { first: *first, table: table.into() })
-    });
-}
-
-type Built = TractResult<(Box<dyn InferenceOp>, Vec<String>)>;
-
-fn requantise(_: &ParsingContext<'_>, node: &NodeProto) -> Built {
-    let [low, high, factors @ ..] = numbers(node)? else { bail!("low, high, factors") };
-    ensure!(!factors.is_empty(), "no factor");
-    let axis = node.get_attr("axis")?;
-    wrap(Kernel::Requantise { factors: factors.into(), axis, low: *low, high: *high })
-}
-
-pub(super) fn numbers(node: &NodeProto) -> TractResult<&[f32]> {
-    let found = node.attribute.iter().find(|attribute| attribute.name == "numbers");
-    found.map(|attribute| attribute.floats.as_slice()).context("no attribute `numbers`")
-}
-
-fn wrap(kernel: Kernel) -> Built {
-    Ok((expand(kernel), vec![]))
-}
-
 #[derive(Debug, Clone, PartialEq)]
-enum Kernel {
+pub(super) enum Kernel {
     /// Bytes to steps.
     Load { zero_point: i32 },
     /// Steps to bytes.
-    Store { zero_point: i32, to: DatumType },
+    Store { zero_point: i32, signed: bool },
     /// Reals to steps: `clamp(round(x / scale + inside)) - inside`. ONNX adds the zero point after rounding (`inside` is
     /// 0); onnxruntime's average pooling before, which turns ties over where it is odd.
     Quantise { scale: f32, low: f32, high: f32, inside: f32 },
@@ -102,7 +47,8 @@ fn fused(x: f32, factor: f32, rest: f32) -> f32 {
 impl Kernel {
     fn output_type(&self) -> DatumType {
         match self {
-            Self::Store { to, .. } => *to,
+            Self::Store { signed: true, .. } => DatumType::I8,
+            Self::Store { .. } => DatumType::U8,
             _ => f32::datum_type(),
         }
     }
@@ -159,12 +105,12 @@ fn load<T: Copy + Into<i32>>(from: &[T], zero_point: i32, to: &mut [f32]) {
 impl Op for Kernel {
     fn name(&self) -> StaticName {
         match self {
-            Self::Load { .. } => LOAD,
-            Self::Store { .. } => STORE,
-            Self::Quantise { .. } => QUANTISE,
-            Self::Requantise { .. } => REQUANTISE,
-            Self::Add { .. } => ADD,
-            Self::Lookup { .. } => LOOKUP,
+            Self::Load { .. } => "OcelliLoad",
+            Self::Store { .. } => "OcelliStore",
+            Self::Quantise { .. } => "OcelliQuantise",
+            Self::Requantise { .. } => "OcelliRequantise",
+            Self::Add { .. } => "OcelliAdd",
+            Self::Lookup { .. } => "OcelliLookup",
         }
         .into()
     }
@@ -193,7 +139,7 @@ impl EvalOp for Kernel {
                 }
                 result
             }
-            Self::Store { zero_point, to } => store(&inputs[0], *zero_point, *to)?,
+            Self::Store { zero_point, .. } => store(&inputs[0], *zero_point, self.output_type())?,
             Self::Add { factors: [ka, kb], zero_points: [za, zb, zc], low, high } => {
                 let fixed = zc - fused(*ka, *za, kb * zb);
                 let (low, high) = (low + zc, high + zc);
@@ -249,37 +195,6 @@ impl TypedOp for Kernel {
     }
 
     as_op!();
-}
-
-impl Expansion for Kernel {
-    fn name(&self) -> StaticName {
-        Op::name(self)
-    }
-
-    fn rules<'r, 'p: 'r, 's: 'r>(
-        &'s self,
-        solver: &mut Solver<'r>,
-        inputs: &'p [TensorProxy],
-        outputs: &'p [TensorProxy],
-    ) -> InferenceResult {
-        check_input_arity(inputs, self.arity())?;
-        check_output_arity(outputs, 1)?;
-        solver.equals(&outputs[0].datum_type, self.output_type())?;
-        solver.equals(&outputs[0].shape, &inputs[0].shape)?;
-        if self.arity() == 2 {
-            solver.equals(&inputs[1].shape, &inputs[0].shape)?;
-        }
-        Ok(())
-    }
-
-    fn wire(
-        &self,
-        prefix: &str,
-        model: &mut TypedModel,
-        inputs: &[OutletId],
-    ) -> TractResult<TVec<OutletId>> {
-        model.wire_node(prefix, self.clone(), inputs)
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Shapes of operators that rearrange, reduce or multiply whole axes.
 
-use tract_onnx::pb::tensor_proto::DataType;
+use crate::inference::graph::proto::tensor_proto::DataType;
 
 use super::{Fact, Scope, broadcast};
 use crate::inference::graph::GraphError;
