@@ -123,3 +123,6 @@ fn copy<T: Datum + Copy>(from: &Tensor, to: &mut [T]) -> TractResult<()> {
     to.copy_from_slice(from);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
