@@ -26,7 +26,7 @@ cc -shared -fPIC -O2 -Wall -Wextra -o "$target_dir/icount/libicount.so" cross/ic
 # Every package at opt-level 3, also those for which the release profile says otherwise.
 all_speed() {
     local config=(--config 'profile.all-speed.inherits="release"' --config profile.all-speed.opt-level=3) package
-    for package in $(sed -n 's/^\[profile\.release\.package\."\{0,1\}\([^]"]*\)"\{0,1\}\]$/\1/p' Cargo.toml); do
+    for package in $(sed -n '/^\[profile\.release\.package\]$/,/^$/s/^\([^.]*\)\.opt-level.*/\1/p' Cargo.toml); do
         config+=(--config "profile.all-speed.package.\"$package\".opt-level=3")
     done
     cross/build.sh "$target" --profile all-speed "${config[@]}"

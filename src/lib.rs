@@ -3,12 +3,13 @@
 //! Data flows one way: camera, frame, preprocess, session, head, report, outbox, broker. Each module imports only
 //! modules above it in the table of `tests/architecture.rs`.
 
+pub use ocelli_vision as vision;
+pub use ocelli_vision::{frame, tensor};
+
 pub mod clock;
 pub mod detection;
 pub mod file;
-pub mod frame;
 pub mod telemetry;
-pub mod tensor;
 
 pub mod agent;
 pub mod board;
@@ -21,4 +22,3 @@ pub mod mqtt;
 pub mod pipeline;
 pub mod report;
 pub mod store;
-pub mod vision;

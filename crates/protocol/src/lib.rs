@@ -8,6 +8,7 @@ pub mod id;
 pub mod manifest;
 pub mod message;
 pub mod model_state;
+pub mod time;
 pub mod topic;
 
 pub use id::{Id, InvalidId};

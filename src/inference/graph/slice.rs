@@ -96,15 +96,14 @@ impl Encoder {
 fn value_info(spec: &TensorSpec) -> ValueInfoProto {
     let length = |length: &usize| Dimension {
         value: i64::try_from(*length).ok().map(dimension::Value::DimValue),
-        ..Dimension::default()
     };
     let tensor = type_proto::Tensor {
         elem_type: data_type_of(spec.element),
         shape: Some(TensorShapeProto { dim: spec.shape.iter().map(length).collect() }),
     };
     let value = Some(type_proto::Value::TensorType(tensor));
-    let r#type = Some(TypeProto { value, ..TypeProto::default() });
-    ValueInfoProto { name: spec.name.clone(), r#type, ..ValueInfoProto::default() }
+    let r#type = Some(TypeProto { value });
+    ValueInfoProto { name: spec.name.clone(), r#type }
 }
 
 fn initializer(name: &str, shape: &[usize], values: &TensorBuffer) -> TensorProto {

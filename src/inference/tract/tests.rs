@@ -45,9 +45,11 @@ fn wrong(name: &str) -> BTreeMap<String, f32> {
         let apart =
             |(a, b): (&f32, &f32)| if a == b { 0.0 } else { (a - b).abs() / b.abs().max(1.0) };
         let largest = buffer.iter().zip(these).map(apart).fold(0.0, f32::max);
-        if !(largest <= 2e-5) {
-            let tensor = graph.view().tensor(*output);
-            let writer = tensor.producer.map_or("", |node| &graph.view().node(node).op);
+        let tensor = graph.view().tensor(*output);
+        let writer = tensor.producer.map_or("", |node| &graph.view().node(node).op);
+        // onnxruntime drops casts to half precision and multiplies floats; here they are rounded to 11 bits, twice.
+        let allowed = if writer == "Cast" { 1e-3 } else { 2e-5 };
+        if largest.is_nan() || largest > allowed {
             wrong.insert(format!("{} {writer}", tensor.name), largest);
         }
     }

@@ -22,9 +22,9 @@ pub use nanodet::nanodet;
 pub use softmax::{Row, Softmax};
 pub use yolov8::yolov8;
 
-use crate::detection::Findings;
+use crate::Geometry;
 use crate::tensor::{TensorSpec, TensorView};
-use crate::vision::Geometry;
+use ocelli_protocol::message::Findings;
 
 /// Most detections reported for a picture.
 pub const MOST_DETECTIONS: usize = 100;

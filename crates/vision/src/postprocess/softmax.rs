@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::detection::{Classification, Findings};
+use crate::Geometry;
 use crate::tensor::{TensorSpec, TensorView};
-use crate::vision::Geometry;
+use ocelli_protocol::message::{Classification, Findings};
 
 use super::reals::{Outputs, Reals};
 use super::{Head, HeadError};

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::clock::UnixTime;
+use ocelli_protocol::time::UnixTime;
 
 /// How the bytes of a [`Frame`] are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -9,7 +9,7 @@ use embedded_graphics::primitives::{Circle, PrimitiveStyle, PrimitiveStyleBuilde
 use embedded_graphics::text::{Baseline, Text};
 
 pub use super::picture::{Picture, PictureError};
-use crate::detection::{Classification, Detection, Findings};
+use ocelli_protocol::message::{Classification, Detection, Findings};
 
 /// Colours that stay apart on most pictures; a class keeps its colour.
 const PALETTE: [Rgb888; 10] = [
@@ -149,7 +149,7 @@ impl DrawTarget for Canvas<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::detection::BoundingBox;
+    use ocelli_protocol::message::BoundingBox;
 
     fn gray(width: usize, height: usize) -> Picture {
         Picture { width, height, rgb: vec![128; width * height * 3] }

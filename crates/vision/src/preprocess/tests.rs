@@ -6,7 +6,6 @@ use ocelli_protocol::manifest::{Anchor, Color, Input, Interpolation, Resize};
 
 use super::resample::{Filter, LANES, Spans, rows_to_tile, tile_to_rows};
 use super::*;
-use crate::clock::{Clock as _, SystemClock};
 use crate::tensor::{ElementType, Tensor, TensorSpec, ValuesMut};
 
 /// Pixels 0 to 255 as they are: RGB, stretched, bilinear.
@@ -26,8 +25,9 @@ fn plain_input(width: usize, height: usize) -> Input {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "any moment will do")]
 fn frame(format: PixelFormat, width: usize, height: usize, stride: usize, data: Vec<u8>) -> Frame {
-    Frame { data, width, height, stride, format, ..Frame::empty(SystemClock.now()) }
+    Frame { data, width, height, stride, format, ..Frame::empty(std::time::Instant::now()) }
 }
 
 fn tensor(input: &Input, element: ElementType) -> Tensor {
@@ -66,7 +66,7 @@ fn picture(width: usize, height: usize) -> Vec<u8> {
 }
 
 fn fixture(name: &str) -> Vec<u8> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/preprocess");
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/preprocess");
     std::fs::read(folder.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 

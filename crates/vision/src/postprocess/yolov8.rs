@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use crate::detection::Findings;
+use crate::Geometry;
 use crate::tensor::{TensorSpec, TensorView};
-use crate::vision::Geometry;
+use ocelli_protocol::message::Findings;
 
 use super::boxes::{Boxes, Thresholds};
 use super::distribution::{Channels, DistributionMaps, verify_maps};

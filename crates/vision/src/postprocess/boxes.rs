@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::detection::{BoundingBox, Detection, Findings};
-use crate::vision::Geometry;
-use crate::vision::nms::{self, Candidate};
+use crate::Geometry;
+use crate::nms::{self, Candidate};
+use ocelli_protocol::message::{BoundingBox, Detection, Findings};
 
 use super::shortlist::{Entry, Shortlist};
 use super::{HeadError, MOST_DETECTIONS};

@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use crate::detection::Findings;
+use crate::Geometry;
+use crate::nms::Candidate;
 use crate::tensor::{TensorSpec, TensorView};
-use crate::vision::Geometry;
-use crate::vision::nms::Candidate;
+use ocelli_protocol::message::Findings;
 
 use super::boxes::{Boxes, Thresholds};
 use super::reals::{Outputs, Reals};

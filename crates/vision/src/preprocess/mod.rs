@@ -16,10 +16,10 @@ use ocelli_protocol::manifest::Input;
 use self::normalise::Normaliser;
 use self::plan::Plan;
 use self::source::{Layout, Source};
+use crate::Geometry;
 use crate::frame::{Frame, PixelFormat};
+use crate::jpeg::{self, Components};
 use crate::tensor::{Quantisation, TensorViewMut};
-use crate::vision::Geometry;
-use crate::vision::jpeg::{self, Components};
 
 /// Turns frames into model input. Scratch buffers are allocated for the first frame of a size, then reused.
 pub trait Preprocess: Send {
@@ -61,9 +61,9 @@ pub enum PreprocessError {
 /// Preprocessing as a manifest's `[input]` describes it; `docs/vision.md` says what each key means.
 ///
 /// ```
-/// use ocelli::frame::{Frame, PixelFormat};
-/// use ocelli::tensor::{ElementType, Tensor, TensorSpec};
-/// use ocelli::vision::preprocess::{Preprocess, Preprocessor};
+/// use ocelli_vision::frame::{Frame, PixelFormat};
+/// use ocelli_vision::tensor::{ElementType, Tensor, TensorSpec};
+/// use ocelli_vision::preprocess::{Preprocess, Preprocessor};
 /// use ocelli_protocol::manifest::{Color, Input, Interpolation, Resize};
 ///
 /// let input = Input {
@@ -85,19 +85,18 @@ pub enum PreprocessError {
 ///     shape: vec![1, 3, 2, 4],
 ///     quantisation: None,
 /// });
-/// # use ocelli::clock::{Clock, SystemClock};
 /// let white = Frame {
 ///     data: vec![255; 8 * 4 * 3],
 ///     width: 8,
 ///     height: 4,
 ///     stride: 8 * 3,
 ///     format: PixelFormat::Rgb24,
-///     ..Frame::empty(SystemClock.now())
+///     ..Frame::empty(std::time::Instant::now())
 /// };
 /// let geometry = Preprocessor::new(&input).run(&white, &mut tensor.view_mut())?;
 /// assert_eq!(geometry.scale_x, 0.5);
 /// assert_eq!(tensor.view().values.as_f32(), Some(&[1.0; 24][..]));
-/// # Ok::<(), ocelli::vision::preprocess::PreprocessError>(())
+/// # Ok::<(), ocelli_vision::preprocess::PreprocessError>(())
 /// ```
 #[derive(Debug)]
 pub struct Preprocessor {

@@ -2,7 +2,7 @@
 
 use ocelli_protocol::manifest::{Anchor, Input, Resize};
 
-use crate::vision::Geometry;
+use crate::Geometry;
 
 /// Part of the source picture that is taken, and the part of the input that it fills, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

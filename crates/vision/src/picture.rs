@@ -51,11 +51,11 @@ impl Picture {
     /// [`PictureError`] says what is wrong with the file.
     ///
     /// ```
-    /// use ocelli::vision::annotate::Picture;
+    /// use ocelli_vision::annotate::Picture;
     /// let red = Picture { width: 2, height: 1, rgb: vec![255, 0, 0, 255, 0, 0] };
     /// assert_eq!(Picture::decode(&red.encode_png()?)?, red);
     /// assert!(Picture::decode(b"GIF89a").is_err());
-    /// # Ok::<(), ocelli::vision::annotate::PictureError>(())
+    /// # Ok::<(), ocelli_vision::annotate::PictureError>(())
     /// ```
     pub fn decode(bytes: &[u8]) -> Result<Self, PictureError> {
         if bytes.starts_with(&[0xff, 0xd8]) {

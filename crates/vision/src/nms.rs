@@ -19,7 +19,7 @@ pub struct Candidate {
 /// Sorts and shortens `candidates` in place, without allocating. Candidates need not be in any order.
 ///
 /// ```
-/// use ocelli::vision::nms::{Candidate, suppress};
+/// use ocelli_vision::nms::{Candidate, suppress};
 /// let corners = [0.0, 0.0, 10.0, 10.0];
 /// let good = Candidate { corners, score: 0.9, class: 0, cell: 0 };
 /// let mut found = vec![Candidate { score: 0.8, ..good }, good, Candidate { class: 1, ..good }];

@@ -1,13 +1,18 @@
 //! From picture to tensor, and from tensors to findings. Knows neither cameras nor how a model runs.
+//!
+//! A package of its own so that the device binary can be small and its loops over pixels fast: they are optimised for speed,
+//! the agent for size.
 
 pub mod annotate;
+pub mod frame;
 mod jpeg;
 pub mod nms;
 mod picture;
 pub mod postprocess;
 pub mod preprocess;
+pub mod tensor;
 
-use crate::detection::BoundingBox;
+use ocelli_protocol::message::BoundingBox;
 
 /// Where the source picture lies in the model's input, in input pixels.
 ///
