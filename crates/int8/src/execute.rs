@@ -1,14 +1,18 @@
 //! Walks the steps of a plan. Safe code: kernels check their reach, the rest goes through cells of the arena.
 
+mod pool;
+
 use std::cell::Cell;
+use std::ops::Range;
 
 use crate::border::{self, Input, Output};
 use crate::kernels::aligned::Aligned;
 use crate::kernels::gather::{Gather, OVERRUN};
+use crate::kernels::lookup::Lookup;
 use crate::kernels::winograd::Winograd;
 use crate::kernels::{Depthwise, Kernels, Multiply};
 use crate::numerics;
-use crate::operator::{CountPadding, InputForm, OutputForm, Window};
+use crate::operator::{CountPadding, InputForm, OutputForm};
 use crate::plan::{Action, Border, ConvStep, DepthwiseStep, Leaving, Plan, Step};
 use crate::tensor::{Quantisation, Shape};
 use crate::view::View;
@@ -23,6 +27,8 @@ pub(crate) struct Scratch {
     others: Vec<usize>,
     sums: Vec<i32>,
     reals: Vec<f32>,
+    /// Rows of pictures.
+    rows: Vec<u8>,
 }
 
 impl Scratch {
@@ -33,6 +39,7 @@ impl Scratch {
             others: Vec::with_capacity(plan.panel_rows),
             sums: vec![0; plan.most_channels],
             reals: vec![0.0; plan.most_channels],
+            rows: vec![0; plan.row_bytes],
         }
     }
 }
@@ -49,9 +56,11 @@ pub(crate) fn step(
         fill(arena, border);
     }
     match &step.action {
-        Action::Load { input, y, to, form } => load(kernels, arena, &inputs[*input], y, to, *form),
+        Action::Load { input, y, to, form } => {
+            load(kernels, arena, &inputs[*input], y, to, *form, &mut scratch.rows);
+        }
         Action::Conv(conv) => match kernels.winograd.filter(|_| conv.is_winograd) {
-            Some(kernel) => convolve_tiles(conv, kernel, arena, scratch),
+            Some(kernel) => convolve_tiles(conv, kernels, kernel, arena, scratch),
             None => convolve(conv, kernels, arena, scratch),
         },
         Action::Depthwise(conv) => depthwise(conv, kernels, arena),
@@ -65,35 +74,21 @@ pub(crate) fn step(
                 (kernels.mul)(rule, &arena[a..], &arena[b..], &arena[y..], length);
             });
         }
-        Action::Copy { x, y, table } => copy(arena, x, y, table.as_deref()),
+        Action::Copy { x, y, table } => copy(kernels, arena, x, y, table.as_ref()),
         Action::MaxPool { window, element, x, y } => {
-            each_pixel(y, |n, h, w, to| {
-                let mut first = true;
-                each_tap(window, x.shape, h, w, |i, j| {
-                    let (from, to) = (&arena[x.at(n, i, j)..], &arena[to..]);
-                    if std::mem::take(&mut first) {
-                        move_bytes(from, to, x.shape.c);
-                    } else {
-                        (kernels.maximum)(*element, to, from, x.shape.c);
-                    }
-                });
-            });
+            pool::maximum(kernels, arena, window, *element, x, y, &mut scratch.rows);
         }
         Action::AveragePool { window, padding, from, to, x, y } => {
             let sums = &mut scratch.reals[..x.shape.c];
             each_pixel(y, |n, h, w, place| {
                 sums.fill(0.0);
                 let mut count = 0;
-                each_tap(window, x.shape, h, w, |i, j| {
+                pool::each_tap(window, x.shape, h, w, |i, j| {
                     count += 1;
-                    for (sum, byte) in sums.iter_mut().zip(&arena[x.at(n, i, j)..]) {
-                        *sum += numerics::dequantise(byte.get(), from);
-                    }
+                    (kernels.accumulate_reals)(from, &arena[x.at(n, i, j)..], sums);
                 });
                 let count = if *padding == CountPadding::Include { window.taps() } else { count };
-                for (byte, sum) in arena[place..].iter().zip(&*sums) {
-                    byte.set(numerics::average(*sum, count, to));
-                }
+                (kernels.average)(to, sums, count, &arena[place..]);
             });
         }
         Action::GlobalAveragePool { multiplier, from, to, x, y } => {
@@ -111,16 +106,18 @@ pub(crate) fn step(
             }
         }
         Action::Resize { sampling, element, x, y } => each_pixel(y, |n, h, w, to| {
-            for c in 0..y.shape.c {
-                let value = |i, j| element.widen(arena[x.at(n, i, j) + c].get());
-                arena[to + c].set(sampling.value(h, w, value) as u8);
+            let from = sampling.neighbours(h, w).map(|[i, j]| &arena[x.at(n, i, j)..]);
+            if sampling.is_bilinear() {
+                let corners = sampling.corners(h, w);
+                (kernels.blend)(*element, &corners, from, &arena[to..], y.shape.c);
+            } else {
+                move_bytes(from[0], &arena[to..], y.shape.c);
             }
         }),
         Action::ResizeReal { sampling, from, to, x, y } => each_pixel(y, |n, h, w, at| {
-            for c in 0..y.shape.c {
-                let real = |i, j| numerics::dequantise(arena[x.at(n, i, j) + c].get(), from);
-                arena[at + c].set(numerics::quantise(sampling.real(h, w, real), to));
-            }
+            let four = sampling.neighbours(h, w).map(|[i, j]| &arena[x.at(n, i, j)..]);
+            let corners = sampling.corners(h, w);
+            (kernels.blend_reals)([from, to], &corners, four, &arena[at..], y.shape.c);
         }),
         Action::Spread { first, steps, x, y } => each_pixel(x, |n, h, w, from| {
             let to = y.at(n, first[0] + h * steps[0], first[1] + w * steps[1]);
@@ -182,9 +179,8 @@ fn convolve(conv: &ConvStep, kernels: &Kernels, arena: Arena<'_>, scratch: &mut 
                     others: &scratch.others,
                 });
                 if let Some(table) = &conv.table {
-                    for &at in &scratch.outputs {
-                        translate(table, &arena[at..at + per_group.1]);
-                    }
+                    let output = y.channels(first, per_group.1);
+                    translate(kernels, table, arena, &output, image, pixels.clone());
                 }
             }
         }
@@ -194,6 +190,7 @@ fn convolve(conv: &ConvStep, kernels: &Kernels, arena: Arena<'_>, scratch: &mut 
 /// A convolution by transformed tiles.
 fn convolve_tiles(
     conv: &ConvStep,
+    kernels: &Kernels,
     kernel: fn(&Winograd<'_>, &mut Aligned),
     arena: Arena<'_>,
     scratch: &mut Scratch,
@@ -218,20 +215,14 @@ fn convolve_tiles(
             };
             kernel(&call, &mut scratch.panel);
         }
-    }
-    if let Some(table) = &conv.table {
-        each_pixel(y, |_, _, _, at| translate(table, &arena[at..at + y.shape.c]));
+        if let Some(table) = &conv.table {
+            translate(kernels, table, arena, y, image, 0..y.shape.pixels());
+        }
     }
 }
 
 /// Offsets of some pixels of an image, counted row by row. The vector has room for them.
-fn places(
-    offsets: &mut Vec<usize>,
-    view: &View,
-    image: usize,
-    pixels: std::ops::Range<usize>,
-    first: usize,
-) {
+fn places(offsets: &mut Vec<usize>, view: &View, image: usize, pixels: Range<usize>, first: usize) {
     let width = view.shape.w;
     offsets.clear();
     let (mut y, mut x) = (pixels.start / width, pixels.start % width);
@@ -257,15 +248,34 @@ fn depthwise(conv: &DepthwiseStep, kernels: &Kernels, arena: Arena<'_>) {
     };
     for n in 0..conv.y.shape.n {
         (kernels.depthwise)(&call, n);
-    }
-    if let Some(table) = &conv.table {
-        each_pixel(&conv.y, |_, _, _, at| translate(table, &arena[at..at + conv.y.shape.c]));
+        if let Some(table) = &conv.table {
+            translate(kernels, table, arena, &conv.y, n, 0..conv.y.shape.pixels());
+        }
     }
 }
 
-fn translate(table: &[u8; 256], cells: &[Cell<u8>]) {
-    for cell in cells {
-        cell.set(table[usize::from(cell.get())]);
+/// Some pixels of an image, counted row by row, through a table.
+fn translate(
+    kernels: &Kernels,
+    table: &Lookup,
+    arena: Arena<'_>,
+    view: &View,
+    image: usize,
+    pixels: Range<usize>,
+) {
+    let Shape { w: width, c: channels, .. } = view.shape;
+    let mut pixel = pixels.start;
+    while pixel < pixels.end {
+        let (y, x) = (pixel / width, pixel % width);
+        // As far as the bytes follow each other.
+        let count = match (view.is_dense(), view.has_dense_rows()) {
+            (true, _) => pixels.end - pixel,
+            (_, true) => (pixels.end - pixel).min(width - x),
+            _ => 1,
+        };
+        let run = &arena[view.at(image, y, x)..];
+        (kernels.translate)(table, run, run, count * channels);
+        pixel += count;
     }
 }
 
@@ -293,13 +303,30 @@ fn load(
     y: &View,
     to: &Quantisation,
     form: InputForm,
+    scratch: &mut [u8],
 ) {
     let shape = y.shape;
     if let Input::F32(values) = input {
-        for (row, values) in values.chunks_exact(shape.w).enumerate() {
-            let (plane, h) = (row / shape.h, row % shape.h);
-            let at = y.at(plane / shape.c, h, 0) + plane % shape.c;
-            (kernels.quantise)(to, values, &arena[at..], y.pixel);
+        let (width, plane) = (shape.w, shape.pixels());
+        for row in 0..shape.n * shape.h {
+            let (n, h) = (row / shape.h, row % shape.h);
+            let bytes = &mut scratch[..shape.c * width];
+            for (c, bytes) in bytes.chunks_exact_mut(width).enumerate() {
+                let from = (n * shape.c + c) * plane + h * width;
+                (kernels.quantise)(to, &values[from..from + width], bytes);
+            }
+            let to = &arena[y.at(n, h, 0)..];
+            if shape.c == 3 && y.pixel == 3 {
+                let (first, rest) = bytes.split_at(width);
+                let (second, third) = rest.split_at(width);
+                (kernels.interleave)([first, second, third], to);
+                continue;
+            }
+            for (c, bytes) in bytes.chunks_exact(width).enumerate() {
+                for (to, byte) in to[c..].iter().step_by(y.pixel).zip(bytes) {
+                    to.set(*byte);
+                }
+            }
         }
         return;
     }
@@ -364,14 +391,20 @@ fn deliver<T>(arena: Arena<'_>, x: &View, nhwc: bool, output: &mut [T], value: i
     }
 }
 
-fn copy(arena: Arena<'_>, x: &View, y: &View, table: Option<&[u8; 256]>) {
-    each_pixel(y, |n, h, w, to| {
-        let (from, to) = (&arena[x.at(n, h, w)..], &arena[to..]);
-        move_bytes(from, to, y.shape.c);
-        if let Some(table) = table {
-            translate(table, &to[..y.shape.c]);
+fn copy(kernels: &Kernels, arena: Arena<'_>, x: &View, y: &View, table: Option<&Lookup>) {
+    let dense = x.has_dense_rows() && y.has_dense_rows();
+    let (columns, length) = if dense { (1, y.shape.w * y.shape.c) } else { (y.shape.w, y.shape.c) };
+    for n in 0..y.shape.n {
+        for h in 0..y.shape.h {
+            for w in 0..columns {
+                let (from, to) = (&arena[x.at(n, h, w)..], &arena[y.at(n, h, w)..]);
+                match table {
+                    Some(table) => (kernels.translate)(table, from, to, length),
+                    None => move_bytes(from, to, length),
+                }
+            }
         }
-    });
+    }
 }
 
 fn move_bytes(from: &[Cell<u8>], to: &[Cell<u8>], length: usize) {
@@ -385,24 +418,6 @@ fn each_pixel(view: &View, mut visit: impl FnMut(usize, usize, usize, usize)) {
         for h in 0..view.shape.h {
             for w in 0..view.shape.w {
                 visit(n, h, w, view.at(n, h, w));
-            }
-        }
-    }
-}
-
-/// Taps of a window that lie in the picture, row by row.
-fn each_tap(
-    window: &Window,
-    shape: Shape,
-    h: usize,
-    w: usize,
-    mut visit: impl FnMut(usize, usize),
-) {
-    for tap in 0..window.kernel[0] {
-        let Some(i) = window.tap(0, h, tap, shape.h) else { continue };
-        for tap in 0..window.kernel[1] {
-            if let Some(j) = window.tap(1, w, tap, shape.w) {
-                visit(i, j);
             }
         }
     }

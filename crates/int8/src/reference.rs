@@ -154,8 +154,9 @@ fn evaluate(operator: &Operator, inputs: &[Operand<'_>], y: &Tensor) -> Vec<u8> 
         Operator::Resize(resize, Blend::Real) => {
             let sampling = Sampling::new(resize, a.tensor.shape);
             each(y.shape, |n, h, w, c| {
-                let real = |i, j| numerics::dequantise(a.byte(n, i, j, c), from);
-                numerics::quantise(sampling.real(h, w, real), to)
+                let real = |[i, j]: [usize; 2]| numerics::dequantise(a.byte(n, i, j, c), from);
+                let neighbours = sampling.neighbours(h, w).map(real);
+                numerics::quantise(sampling.corners(h, w).real(neighbours), to)
             })
         }
         Operator::Interleave(steps) => each(y.shape, |n, h, w, c| {
@@ -165,8 +166,12 @@ fn evaluate(operator: &Operator, inputs: &[Operand<'_>], y: &Tensor) -> Vec<u8> 
         Operator::Resize(resize, Blend::Stored) => {
             let sampling = Sampling::new(resize, a.tensor.shape);
             each(y.shape, |n, h, w, c| {
-                let element = from.element();
-                sampling.value(h, w, |i, j| element.widen(a.byte(n, i, j, c))) as u8
+                let neighbours = sampling.neighbours(h, w).map(|[i, j]| a.byte(n, i, j, c));
+                if !sampling.is_bilinear() {
+                    return neighbours[0];
+                }
+                let real = |byte| from.element().widen(byte) as f32;
+                sampling.corners(h, w).stored(neighbours.map(real)) as u8
             })
         }
         Operator::Pad([top, left, ..], value) => each(y.shape, |n, h, w, c| {

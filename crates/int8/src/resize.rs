@@ -32,30 +32,45 @@ impl Sampling {
         }
     }
 
-    /// One value: horizontally, then vertically, then cut towards zero.
-    #[inline(always)]
-    pub(crate) fn value(&self, y: usize, x: usize, at: impl Fn(usize, usize) -> i32) -> i32 {
-        let (row, column) = (&self.rows[y], &self.columns[x]);
-        if !self.bilinear {
-            return at(row.at[0], column.at[0]);
-        }
-        let line = |y: usize| {
-            column.weights[0] * at(y, column.at[0]) as f32
-                + column.weights[1] * at(y, column.at[1]) as f32
-        };
-        (row.weights[0] * line(row.at[0]) + row.weights[1] * line(row.at[1])) as i32
+    /// Whether four neighbours count, not one.
+    pub(crate) fn is_bilinear(&self) -> bool {
+        self.bilinear
     }
 
-    /// One value on reals, the four neighbours in reading order, as onnxruntime's Resize on floats. Bilinear only.
+    /// Rows and columns of the neighbours of an output pixel, in reading order. For nearest, the first alone counts.
     #[inline(always)]
-    pub(crate) fn real(&self, y: usize, x: usize, at: impl Fn(usize, usize) -> f32) -> f32 {
-        let (row, column) = (&self.rows[y], &self.columns[x]);
-        let [near, far] = column.weights;
-        let [up, down] = row.weights;
-        near * up * at(row.at[0], column.at[0])
-            + far * up * at(row.at[0], column.at[1])
-            + near * down * at(row.at[1], column.at[0])
-            + far * down * at(row.at[1], column.at[1])
+    pub(crate) fn neighbours(&self, y: usize, x: usize) -> [[usize; 2]; 4] {
+        let ([up, down], [near, far]) = (self.rows[y].at, self.columns[x].at);
+        [[up, near], [up, far], [down, near], [down, far]]
+    }
+
+    /// Weights of an output pixel.
+    #[inline(always)]
+    pub(crate) fn corners(&self, y: usize, x: usize) -> Corners {
+        Corners { rows: self.rows[y].weights, columns: self.columns[x].weights }
+    }
+}
+
+/// How four neighbours are blended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Corners {
+    rows: [f32; 2],
+    columns: [f32; 2],
+}
+
+impl Corners {
+    /// Of stored values: horizontally, then vertically, then cut towards zero.
+    #[inline(always)]
+    pub(crate) fn stored(&self, [a, b, c, d]: [f32; 4]) -> i32 {
+        let ([up, down], [near, far]) = (self.rows, self.columns);
+        (up * (near * a + far * b) + down * (near * c + far * d)) as i32
+    }
+
+    /// Of real values, in reading order, as onnxruntime's Resize on floats.
+    #[inline(always)]
+    pub(crate) fn real(&self, [a, b, c, d]: [f32; 4]) -> f32 {
+        let ([up, down], [near, far]) = (self.rows, self.columns);
+        near * up * a + far * up * b + near * down * c + far * down * d
     }
 }
 

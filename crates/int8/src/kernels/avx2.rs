@@ -9,10 +9,11 @@ use std::arch::x86_64::*;
 use crate::kernels::aligned::Aligned;
 use crate::kernels::gather::{Fetch, Gather};
 use crate::kernels::{
-    BLOCK, Epilogue, Kernels, Multiply, PAIRS_STEP, Packing, Role, Run, Sum, avx2_depthwise,
-    avx2_winograd, portable,
+    BLOCK, Epilogue, Kernels, Multiply, PAIRS_STEP, Packing, Role, Run, Sum, avx2_bytes,
+    avx2_depthwise, avx2_winograd, portable,
 };
 use crate::numerics::{AddRule, MulRule};
+use crate::resize::Corners;
 use crate::tensor::{ElementType, Quantisation};
 
 /// Rows of a tile: 6 · 2 accumulators, 2 weights and 1 input fill 15 of 16 registers.
@@ -32,6 +33,12 @@ pub(crate) static KERNELS: Kernels = Kernels {
     accumulate,
     maximum,
     quantise,
+    interleave: avx2_bytes::interleave,
+    translate: avx2_bytes::translate,
+    accumulate_reals,
+    average,
+    blend,
+    blend_reals,
 };
 
 pub(crate) fn is_available() -> bool {
@@ -56,7 +63,11 @@ with_features!(add(rule: &AddRule, a: Run<'_>, b: Run<'_>, y: Run<'_>, length: u
 with_features!(mul(rule: &MulRule, a: Run<'_>, b: Run<'_>, y: Run<'_>, length: usize));
 with_features!(accumulate(element: ElementType, x: Run<'_>, sums: &mut [i32]));
 with_features!(maximum(element: ElementType, y: Run<'_>, x: Run<'_>, length: usize));
-with_features!(quantise(to: &Quantisation, values: &[f32], y: Run<'_>, step: usize));
+with_features!(quantise(to: &Quantisation, values: &[f32], bytes: &mut [u8]));
+with_features!(accumulate_reals(from: &Quantisation, x: Run<'_>, sums: &mut [f32]));
+with_features!(average(to: &Quantisation, sums: &[f32], count: usize, y: Run<'_>));
+with_features!(blend(element: ElementType, by: &Corners, x: [Run<'_>; 4], y: Run<'_>, length: usize));
+with_features!(blend_reals(between: [&Quantisation; 2], by: &Corners, x: [Run<'_>; 4], y: Run<'_>, length: usize));
 
 struct Unsigned;
 struct Signed;
@@ -246,15 +257,33 @@ unsafe fn finish<const ROWS: usize, const HALVES: usize>(
         let multipliers = call.epilogue.multipliers.as_ptr().add(channel);
         let multipliers: [__m256; HALVES] =
             std::array::from_fn(|half| _mm256_loadu_ps(multipliers.add(8 * half)));
-        for (index, sums) in sums.iter().enumerate() {
+        let words = |sums: &[__m256i; HALVES]| {
             let values: [__m256i; HALVES] =
                 std::array::from_fn(|half| scale(sums[half], multipliers[half]));
-            let mut words = requantise.words(values[0], values[HALVES - 1]);
+            requantise.words(values[0], values[HALVES - 1])
+        };
+        let outputs = call.outputs.as_ptr().add(row);
+        if call.epilogue.sum.is_none() && channels == BLOCK {
+            for pair in 0..ROWS / 2 {
+                let both = requantise.rows(words(&sums[2 * pair]), words(&sums[2 * pair + 1]));
+                for (row, bytes) in both.into_iter().enumerate() {
+                    let to = arena.add(*outputs.add(2 * pair + row) + channel);
+                    _mm_storeu_si128(to.cast(), bytes);
+                }
+            }
+            if ROWS % 2 == 1 {
+                let to = arena.add(*outputs.add(ROWS - 1) + channel);
+                _mm_storeu_si128(to.cast(), requantise.bytes(words(&sums[ROWS - 1])));
+            }
+            return;
+        }
+        for (index, sums) in sums.iter().enumerate() {
+            let mut words = words(sums);
             if let Some(sum) = &call.epilogue.sum {
                 let other = arena.add(call.others[row + index] + channel);
                 words = plus::<HALVES>(sum, words, other);
             }
-            let to = arena.add(call.outputs[row + index] + channel);
+            let to = arena.add(*outputs.add(index) + channel);
             store(to, requantise.bytes(words), channels);
         }
     }
@@ -318,6 +347,20 @@ impl Requantise {
         let bytes =
             if self.is_signed { _mm_packs_epi16(low, high) } else { _mm_packus_epi16(low, high) };
         _mm_shuffle_epi32::<0b11_01_10_00>(bytes)
+    }
+
+    /// The same for two rows at once.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    pub(crate) fn rows(&self, first: __m256i, second: __m256i) -> [__m128i; 2] {
+        let bytes = if self.is_signed {
+            _mm256_packs_epi16(first, second)
+        } else {
+            _mm256_packus_epi16(first, second)
+        };
+        let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        let bytes = _mm256_permutevar8x32_epi32(bytes, order);
+        [_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes)]
     }
 }
 

@@ -68,17 +68,22 @@ impl Gather<'_> {
         let (mut y, mut x) =
             (self.pixels.start / self.output_width, self.pixels.start % self.output_width);
         let inside = [self.inside(0), self.inside(1)];
-        for row in 0..self.pixels.len() {
-            // SAFETY: row · stride + depth + OVERRUN lies in the panel, checked above.
-            unsafe {
+        let (joined, count) = (self.is_joined(), self.pixels.len());
+        let mut row = 0;
+        while row < count {
+            // SAFETY: row · stride + depth + OVERRUN lies in the panel for every row below `count`, checked above.
+            let done = unsafe {
                 let to = to.add(row * self.stride);
-                if self.is_joined() && inside[0].contains(&y) && inside[1].contains(&x) {
-                    self.inner_pixel::<F>(from, to, y, x);
+                if joined && inside[0].contains(&y) && inside[1].contains(&x) {
+                    let done = (inside[1].end - x).min(count - row);
+                    self.inner_pixels::<F>(from, to, y, x, done);
+                    done
                 } else {
                     self.pixel::<F>(from, to, y, x);
+                    1
                 }
-            }
-            x += 1;
+            };
+            (row, x) = (row + done, x + done);
             if x == self.output_width {
                 (y, x) = (y + 1, 0);
             }
@@ -101,22 +106,32 @@ impl Gather<'_> {
         first..end
     }
 
-    /// A pixel whose taps all lie in the picture.
+    /// Pixels of one row whose taps all lie in the picture.
     ///
     /// # Safety
-    /// As for [`Gather::pixel`]; `y` and `x` are inside, and the taps of a kernel row are joined.
+    /// As for [`Gather::pixel`], for each; `y` and the columns from `x` on are inside, and the taps of a kernel row are
+    /// joined.
     #[inline(always)]
-    unsafe fn inner_pixel<F: Fetch>(&self, from: *const u8, to: *mut F::Value, y: usize, x: usize) {
+    unsafe fn inner_pixels<F: Fetch>(
+        &self,
+        from: *const u8,
+        mut to: *mut F::Value,
+        y: usize,
+        x: usize,
+        count: usize,
+    ) {
         let Window { kernel, strides, dilations, pads } = self.window;
         let run = kernel[1] * self.input.shape.c;
+        let (down, across) = (dilations[0] * self.input.row, strides[1] * self.input.pixel);
         let (top, left) = (y * strides[0] - pads[0], x * strides[1] - pads[1]);
-        let first = self.input.at(self.image, top, left);
-        for tap in 0..kernel[0] {
-            // SAFETY: the run lies in a row of the view, and the kernel rows fit at `to` one behind the other.
-            unsafe {
-                let from = from.add(first + tap * dilations[0] * self.input.row);
-                F::fetch(from, to.add(tap * run), run);
+        let mut first = self.input.at(self.image, top, left);
+        for _ in 0..count {
+            for tap in 0..kernel[0] {
+                // SAFETY: the run lies in a row of the view, and the kernel rows fit at `to` one behind the other.
+                unsafe { F::fetch(from.add(first + tap * down), to.add(tap * run), run) };
             }
+            first += across;
+            to = to.wrapping_add(self.stride);
         }
     }
 

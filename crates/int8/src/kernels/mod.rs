@@ -11,10 +11,13 @@ mod arm64;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_bytes;
+#[cfg(target_arch = "x86_64")]
 mod avx2_depthwise;
 #[cfg(target_arch = "x86_64")]
 mod avx2_winograd;
 pub(crate) mod gather;
+pub(crate) mod lookup;
 pub(crate) mod peak;
 mod portable;
 mod scalar;
@@ -25,10 +28,12 @@ use std::cell::Cell;
 use crate::GraphError;
 use crate::kernels::aligned::Aligned;
 use crate::kernels::gather::Gather;
+use crate::kernels::lookup::Lookup;
 use crate::kernels::winograd::Winograd;
 use crate::numerics::{AddRule, MulRule};
 use crate::operator::Window;
-use crate::tensor::ElementType;
+use crate::resize::Corners;
+use crate::tensor::{ElementType, Quantisation};
 use crate::view::View;
 
 /// Output channels of one block of packed weights, and to what the epilogue's vectors are padded.
@@ -67,8 +72,20 @@ pub(crate) struct Kernels {
     pub(crate) accumulate: fn(ElementType, Run<'_>, &mut [i32]),
     /// Greater of two, for each byte of a run: output, input.
     pub(crate) maximum: fn(ElementType, Run<'_>, Run<'_>, usize),
-    /// Real to stored values: planes of one row to adjacent channels.
-    pub(crate) quantise: fn(&crate::tensor::Quantisation, &[f32], Run<'_>, step: usize),
+    /// Real to stored values, one behind the other.
+    pub(crate) quantise: fn(&Quantisation, &[f32], &mut [u8]),
+    /// Three planes of one length to pixels of three channels.
+    pub(crate) interleave: fn([&[u8]; 3], Run<'_>),
+    /// A function of each byte of a run: input, output, which may be the same.
+    pub(crate) translate: fn(&Lookup, Run<'_>, Run<'_>, usize),
+    /// Adds the real values of a run of bytes to sums.
+    pub(crate) accumulate_reals: fn(&Quantisation, Run<'_>, &mut [f32]),
+    /// Sums of that many real values to their stored means.
+    pub(crate) average: fn(&Quantisation, &[f32], count: usize, Run<'_>),
+    /// A run of pixels between four: stored values, blended as such.
+    pub(crate) blend: fn(ElementType, &Corners, [Run<'_>; 4], Run<'_>, usize),
+    /// The same through real values, from one quantisation to another.
+    pub(crate) blend_reals: fn([&Quantisation; 2], &Corners, [Run<'_>; 4], Run<'_>, usize),
 }
 
 /// Bytes of the arena from an offset on.

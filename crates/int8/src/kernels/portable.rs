@@ -1,7 +1,9 @@
 //! Loops that compilers vectorise well, in safe code. Each instruction set instantiates them with its own features.
 
+use crate::kernels::lookup::Lookup;
 use crate::kernels::{Depthwise, Run};
 use crate::numerics::{self, AddRule, MulRule};
+use crate::resize::Corners;
 use crate::tensor::{ElementType, Quantisation};
 
 #[inline(always)]
@@ -40,17 +42,84 @@ pub(crate) fn maximum(element: ElementType, y: Run<'_>, x: Run<'_>, length: usiz
 }
 
 #[inline(always)]
-pub(crate) fn quantise(to: &Quantisation, values: &[f32], y: Run<'_>, step: usize) {
-    // A block at a time: the arithmetic vectorises, the scattered stores do not.
-    for (block, values) in values.chunks(32).enumerate() {
-        let mut bytes = [0u8; 32];
-        for (byte, value) in bytes.iter_mut().zip(values) {
-            *byte = numerics::quantise(*value, to);
+pub(crate) fn quantise(to: &Quantisation, values: &[f32], bytes: &mut [u8]) {
+    for (byte, value) in bytes.iter_mut().zip(values) {
+        *byte = numerics::quantise(*value, to);
+    }
+}
+
+pub(crate) fn interleave(planes: [&[u8]; 3], y: Run<'_>) {
+    let [first, second, third] = planes;
+    let pixels = first.iter().zip(second).zip(third);
+    for (y, ((first, second), third)) in y.chunks_exact(3).zip(pixels) {
+        y[0].set(*first);
+        y[1].set(*second);
+        y[2].set(*third);
+    }
+}
+
+pub(crate) fn translate(table: &Lookup, x: Run<'_>, y: Run<'_>, length: usize) {
+    for (x, y) in x[..length].iter().zip(&y[..length]) {
+        y.set(table.bytes[usize::from(x.get())]);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn accumulate_reals(from: &Quantisation, x: Run<'_>, sums: &mut [f32]) {
+    let x = &x[..sums.len()];
+    for (sum, x) in sums.iter_mut().zip(x) {
+        *sum += numerics::dequantise(x.get(), from);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn average(to: &Quantisation, sums: &[f32], count: usize, y: Run<'_>) {
+    let y = &y[..sums.len()];
+    for (y, sum) in y.iter().zip(sums) {
+        y.set(numerics::average(*sum, count, to));
+    }
+}
+
+#[inline(always)]
+pub(crate) fn blend(
+    element: ElementType,
+    by: &Corners,
+    x: [Run<'_>; 4],
+    y: Run<'_>,
+    length: usize,
+) {
+    blocks(x, y, length, |four| by.stored(four.map(|byte| element.widen(byte) as f32)) as u8);
+}
+
+#[inline(always)]
+pub(crate) fn blend_reals(
+    [from, to]: [&Quantisation; 2],
+    by: &Corners,
+    x: [Run<'_>; 4],
+    y: Run<'_>,
+    length: usize,
+) {
+    blocks(x, y, length, |four| {
+        numerics::quantise(by.real(four.map(|byte| numerics::dequantise(byte, from))), to)
+    });
+}
+
+/// A function of four runs, through local blocks: cells may be anywhere, and would be taken one by one.
+#[inline(always)]
+fn blocks(x: [Run<'_>; 4], y: Run<'_>, length: usize, function: impl Fn([u8; 4]) -> u8) {
+    const BLOCK: usize = 16;
+    let (x, y) = (x.map(|x| &x[..length]), &y[..length]);
+    for first in (0..length).step_by(BLOCK) {
+        let count = BLOCK.min(length - first);
+        let mut block = [[0; BLOCK]; 4];
+        for (block, x) in block.iter_mut().zip(x) {
+            block.iter_mut().zip(&x[first..first + count]).for_each(|(to, x)| *to = x.get());
         }
-        let y = &y[block * 32 * step..];
-        for (y, byte) in y.iter().step_by(step).zip(&bytes[..values.len()]) {
-            y.set(*byte);
+        let mut found = [0; BLOCK];
+        for (at, found) in found.iter_mut().enumerate() {
+            *found = function(block.map(|values| values[at]));
         }
+        y[first..first + count].iter().zip(found).for_each(|(y, byte)| y.set(byte));
     }
 }
 

@@ -18,6 +18,12 @@ pub(crate) static KERNELS: Kernels = Kernels {
     accumulate: portable::accumulate,
     maximum: portable::maximum,
     quantise: portable::quantise,
+    interleave: portable::interleave,
+    translate: portable::translate,
+    accumulate_reals: portable::accumulate_reals,
+    average: portable::average,
+    blend: portable::blend,
+    blend_reals: portable::blend_reals,
 };
 
 struct Unsigned;

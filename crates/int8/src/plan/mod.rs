@@ -8,6 +8,7 @@ mod simplify;
 
 use std::sync::Arc;
 
+use crate::kernels::lookup::Lookup;
 use crate::kernels::winograd;
 use crate::kernels::{BLOCK, DepthwiseWeights, Epilogue, Kernels, PackedWeights, SLACK};
 use crate::numerics::{self, AddRule, MulRule};
@@ -33,6 +34,8 @@ pub(crate) struct Plan {
     pub(crate) panel_values: usize,
     pub(crate) panel_rows: usize,
     pub(crate) most_channels: usize,
+    /// Of the longest row of a tensor.
+    pub(crate) row_bytes: usize,
     /// What the steps are, for people.
     pub(crate) layers: Vec<Layer>,
 }
@@ -103,7 +106,7 @@ pub(crate) enum Action {
     Copy {
         x: View,
         y: View,
-        table: Option<Box<[u8; 256]>>,
+        table: Option<Lookup>,
     },
     MaxPool {
         window: Window,
@@ -166,7 +169,7 @@ pub(crate) struct ConvStep {
     pub(crate) y: View,
     pub(crate) other: Option<View>,
     pub(crate) groups: Vec<(PackedWeights, Epilogue)>,
-    pub(crate) table: Option<Box<[u8; 256]>>,
+    pub(crate) table: Option<Lookup>,
     /// Panel values from one row to the next.
     pub(crate) stride: usize,
     /// Output pixels of one panel.
@@ -193,7 +196,7 @@ pub(crate) struct DepthwiseStep {
     pub(crate) y: View,
     pub(crate) weights: DepthwiseWeights,
     pub(crate) epilogue: Epilogue,
-    pub(crate) table: Option<Box<[u8; 256]>>,
+    pub(crate) table: Option<Lookup>,
 }
 
 impl Plan {
@@ -224,6 +227,7 @@ impl Plan {
             arena_bytes: places.arena_bytes() + SLACK,
             panel_values: convs().map(|conv| conv.panel_values()).max().unwrap_or(0) + SLACK,
             panel_rows: convs().map(|conv| conv.rows).max().unwrap_or(0),
+            row_bytes: graph.tensors.iter().map(|t| t.shape.w * t.shape.c).max().unwrap_or(0),
             most_channels: graph.tensors.iter().map(|tensor| tensor.shape.c).max().unwrap_or(0),
             layers: layers(&steps, &graph),
             steps,
@@ -284,7 +288,7 @@ impl Planner<'_> {
                 let channels = self.graph.tensors[part.0].shape.c;
                 if !self.places.is_joined(part.0, node, first) {
                     let y = self.places.view(node).channels(first, channels);
-                    let table = self.requantise(part.0, node);
+                    let table = self.requantise(part.0, node).map(Lookup::new);
                     let action = Action::Copy { x: self.places.view(part.0), y, table };
                     steps.push(Step { node, action, border: None });
                 }
@@ -342,7 +346,9 @@ impl Planner<'_> {
                 let rule = MulRule::new(&given(0), &given(1), &to);
                 Action::Mul { rule, a: view(0), b: view(1), y }
             }
-            Operator::Table(table) => Action::Copy { x: view(0), y, table: Some(table.clone()) },
+            Operator::Table(table) => {
+                Action::Copy { x: view(0), y, table: Some(Lookup::new(table.clone())) }
+            }
             Operator::MaxPool(window) => {
                 Action::MaxPool { window: *window, element: to.element(), x: view(0), y }
             }
@@ -392,7 +398,7 @@ impl Planner<'_> {
         let from = self.quantisation(input);
         let (x, y) = (self.places.view(input), self.places.view(node));
         let epilogue = |group| self.epilogue(&conv, chain, &from, group);
-        let table = chain.table.clone();
+        let table = chain.table.clone().map(Lookup::new);
         if chain.depthwise {
             let weights = DepthwiseWeights::new(&conv.weights, conv.channels, conv.window.kernel);
             let depthwise = Conv { groups: 1, ..conv };

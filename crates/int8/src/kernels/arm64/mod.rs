@@ -41,6 +41,12 @@ const fn table(name: &'static str, packing: Packing, multiply: fn(&Multiply<'_>)
         accumulate: portable::accumulate,
         maximum: portable::maximum,
         quantise: portable::quantise,
+        interleave: portable::interleave,
+        translate: portable::translate,
+        accumulate_reals: portable::accumulate_reals,
+        average: portable::average,
+        blend: portable::blend,
+        blend_reals: portable::blend_reals,
     }
 }
 
