@@ -9,7 +9,7 @@ use crate::border::{self, Input, Output};
 use crate::kernels::aligned::Aligned;
 use crate::kernels::gather::{Gather, OVERRUN};
 use crate::kernels::lookup::Lookup;
-use crate::kernels::winograd::Winograd;
+use crate::kernels::winograd::{Form, Winograd};
 use crate::kernels::{Depthwise, Kernels, Multiply};
 use crate::numerics;
 use crate::operator::{CountPadding, InputForm, OutputForm};
@@ -59,8 +59,8 @@ pub(crate) fn step(
         Action::Load { input, y, to, form } => {
             load(kernels, arena, &inputs[*input], y, to, *form, &mut scratch.rows);
         }
-        Action::Conv(conv) => match kernels.winograd.filter(|_| conv.is_winograd) {
-            Some(kernel) => convolve_tiles(conv, kernels, kernel, arena, scratch),
+        Action::Conv(conv) => match kernels.winograd.zip(conv.form) {
+            Some((kernel, form)) => convolve_tiles(conv, kernels, kernel, form, arena, scratch),
             None => convolve(conv, kernels, arena, scratch),
         },
         Action::Depthwise(conv) => depthwise(conv, kernels, arena),
@@ -192,6 +192,7 @@ fn convolve_tiles(
     conv: &ConvStep,
     kernels: &Kernels,
     kernel: fn(&Winograd<'_>, &mut Aligned),
+    form: Form,
     arena: Arena<'_>,
     scratch: &mut Scratch,
 ) {
@@ -201,6 +202,7 @@ fn convolve_tiles(
         for (group, (weights, epilogue)) in conv.groups.iter().enumerate() {
             let output = y.channels(group * per_group.1, per_group.1);
             let call = Winograd {
+                form,
                 arena,
                 element: conv.from.element(),
                 zero: conv.from.zero_byte(),

@@ -136,6 +136,62 @@ proptest! {
     }
 }
 
+/// The greatest sums that transformed tiles of either size may meet, and greater ones.
+#[test]
+fn transformed_tiles_of_the_greatest_sums() {
+    for (channels, byte, weight) in
+        [(16, 255, 127), (102, 255, -128), (103, 255, -128), (300, 255, 127)]
+    {
+        let random = &mut Random(1);
+        for element in [ElementType::U8, ElementType::S8] {
+            let mut builder = GraphBuilder::new();
+            let shape = Shape::new(1, 13, 14, channels).expect("in range");
+            let from = Quantisation::new(element, 1.0, 0).expect("in range");
+            let x = builder.input(shape, from, InputForm::QuantisedNhwc).expect("in range");
+            let mut conv = random.conv(channels, 17, 1, Window::square(3, 1, 1));
+            // One channel that just fits or just does not, one with every sign against it.
+            conv.weights[..9 * channels].fill(weight);
+            conv.weights[9 * channels..18 * channels].fill(-127);
+            let to = Quantisation::new(ElementType::S8, 1000.0, 0).expect("in range");
+            let y = builder.conv(x, conv, to).expect("in range");
+            builder.output(y, OutputForm::QuantisedNhwc).expect("it is ours");
+            let graph = builder.build().expect("complete");
+            assert_same_for(&graph, &[vec![byte; shape.elements()]]);
+            assert_same_for(&graph, &[vec![128; shape.elements()]]);
+        }
+    }
+}
+
+/// Real pictures of three channels, plane by plane, and of other numbers.
+#[test]
+fn real_pictures_of_any_width() {
+    for seed in 0..40 {
+        let random = &mut Random(seed);
+        let mut builder = GraphBuilder::new();
+        let channels = random.one_of(&[1, 3, 3, 3, 4]);
+        let shape = Shape::new(random.size(1, 2), random.size(1, 5), random.size(1, 70), channels);
+        let shape = shape.expect("in range");
+        let q = random.quantisation();
+        let x = builder.input(shape, q, InputForm::F32Nchw).expect("in range");
+        // With and without a border around what is stored.
+        let conv = random.conv(channels, channels, channels, Window::square(3, 1, 1));
+        let y = if random.within(0, 1) == 0 { x } else { builder.conv(x, conv, q).expect("fits") };
+        builder.output(y, OutputForm::F32Nchw).expect("it is ours");
+        let graph = builder.build().expect("complete");
+        let reals: Vec<f32> =
+            (0..shape.elements()).map(|_| random.within(-9000, 9000) as f32 / 700.0).collect();
+        let mut expected = vec![0.0; shape.elements()];
+        reference::run(&graph, &[Input::F32(&reals)], &mut [Output::F32(&mut expected)])
+            .expect("the graph was built for this");
+        for isa in Engine::instruction_sets() {
+            let mut engine = Engine::with_isa(&graph, isa).expect("fits").expect("it is listed");
+            let mut found = vec![0.0; shape.elements()];
+            engine.run(&[Input::F32(&reals)], &mut [Output::F32(&mut found)]).expect("fits");
+            assert_eq!(found, expected, "{isa}, seed {seed}");
+        }
+    }
+}
+
 /// All 65 536 pairs of stored values meet in sums, alone and fused behind a convolution in either role. Scales of few
 /// bits make ties, where a fused and an unfused multiply-add part.
 #[test]
@@ -248,7 +304,11 @@ fn any_resize(
         Coordinates::AlignCorners,
     ]);
     let scales = [size[0] as f32 / shape.h as f32, size[1] as f32 / shape.w as f32];
-    builder.resize(x, Resize { size, scales, mode, coordinates })
+    let resize = Resize { size, scales, mode, coordinates };
+    match random.within(0, 1) {
+        0 => builder.resize(x, resize),
+        _ => builder.resize_real(x, resize, random.quantisation()),
+    }
 }
 
 /// As [`assert_same_for`], with random bytes for the one input.

@@ -10,17 +10,129 @@ use std::arch::x86_64::*;
 
 use crate::kernels::aligned::Aligned;
 use crate::kernels::avx2::{Requantise, opaque, plus, prefetch, scale, store};
-use crate::kernels::winograd::{PLACES, TILES, Winograd};
+use crate::kernels::winograd::{Form, TILES, Winograd};
 use crate::kernels::{BLOCK, PAIRS_STEP};
 use crate::tensor::ElementType;
 
 /// Rows of a product: 6 · 2 sums, 2 weights and 1 input fill 15 of 16 registers.
 const ROWS: usize = 6;
 
+/// The transforms of a [`Form`]: `SIDE` inputs, `OUT` outputs along an axis.
+trait Transforms<const SIDE: usize, const OUT: usize> {
+    const FORM: Form;
+
+    /// Bᵀ · d, in i16.
+    ///
+    /// # Safety
+    /// The machine has AVX2.
+    unsafe fn inputs(values: [__m256i; SIDE]) -> [__m256i; SIDE];
+
+    /// Aᵀ · m, in i32, as often as its place wants.
+    ///
+    /// # Safety
+    /// The machine has AVX2.
+    unsafe fn outputs(values: [__m256i; SIDE]) -> [__m256i; OUT];
+
+    /// What came out of both, at a place, as a plain sum.
+    ///
+    /// # Safety
+    /// The machine has AVX2.
+    unsafe fn plain(value: __m256i, row: usize, column: usize) -> __m256i;
+}
+
+struct Two;
+struct Four;
+
+impl Transforms<4, 2> for Two {
+    const FORM: Form = Form::Two;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn inputs([a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
+        [
+            _mm256_sub_epi16(a, c),
+            _mm256_add_epi16(b, c),
+            _mm256_sub_epi16(c, b),
+            _mm256_sub_epi16(b, d),
+        ]
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn outputs([a, b, c, d]: [__m256i; 4]) -> [__m256i; 2] {
+        [_mm256_add_epi32(_mm256_add_epi32(a, b), c), _mm256_sub_epi32(_mm256_sub_epi32(b, c), d)]
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn plain(value: __m256i, _: usize, _: usize) -> __m256i {
+        _mm256_srai_epi32::<2>(value)
+    }
+}
+
+impl Transforms<6, 4> for Four {
+    const FORM: Form = Form::Four;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn inputs([a, b, c, d, e, f]: [__m256i; 6]) -> [__m256i; 6] {
+        let four = |value| _mm256_slli_epi16::<2>(value);
+        // 4 (x − y) − y + z
+        let outer =
+            |x, y, z| _mm256_add_epi16(_mm256_sub_epi16(four(_mm256_sub_epi16(x, y)), y), z);
+        let (even, odd) = (_mm256_sub_epi16(e, four(c)), _mm256_sub_epi16(d, four(b)));
+        let (near, far) = (_mm256_sub_epi16(e, c), _mm256_sub_epi16(d, b));
+        let far = _mm256_add_epi16(far, far);
+        [
+            outer(a, c, e),
+            _mm256_add_epi16(even, odd),
+            _mm256_sub_epi16(even, odd),
+            _mm256_add_epi16(near, far),
+            _mm256_sub_epi16(near, far),
+            outer(b, d, f),
+        ]
+    }
+
+    /// 24, 12, 6 and 6 times what Aᵀ gives for weights that are not scaled.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn outputs([a, b, c, d, e, f]: [__m256i; 6]) -> [__m256i; 4] {
+        let twice = |value| _mm256_add_epi32(value, value);
+        let (near, near_odd) = (_mm256_add_epi32(b, c), _mm256_sub_epi32(b, c));
+        let (far, far_odd) = (_mm256_add_epi32(d, e), _mm256_sub_epi32(d, e));
+        // 6 a + 4 near + far
+        let first = _mm256_add_epi32(twice(_mm256_add_epi32(a, near)), a);
+        let first = _mm256_add_epi32(twice(first), far);
+        let last = _mm256_add_epi32(twice(_mm256_add_epi32(twice(f), f)), near_odd);
+        [
+            first,
+            _mm256_add_epi32(twice(near_odd), far_odd),
+            _mm256_add_epi32(near, far),
+            _mm256_add_epi32(last, twice(far_odd)),
+        ]
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn plain(value: __m256i, row: usize, column: usize) -> __m256i {
+        /// 9 times this is 1 modulo 2³².
+        const NINTH: i32 = 0x38e3_8e39;
+        /// 3 · 2ⁿ is what [`Transforms::outputs`] scales by.
+        const SHIFTS: [i32; 4] = [3, 2, 1, 1];
+        let value = _mm256_mullo_epi32(value, _mm256_set1_epi32(NINTH));
+        _mm256_sra_epi32(value, _mm_cvtsi32_si128(SHIFTS[row] + SHIFTS[column]))
+    }
+}
+
 pub(crate) fn convolve(call: &Winograd<'_>, scratch: &mut Aligned) {
     call.check(scratch);
     // SAFETY: the table is handed out only on machines with AVX2 and FMA; the reach was checked.
-    unsafe { panels(call, scratch) }
+    unsafe {
+        match call.form {
+            Form::Two => panels::<Two, 4, 2>(call, scratch),
+            Form::Four => panels::<Four, 6, 4>(call, scratch),
+        }
+    }
 }
 
 /// Where the parts of the scratch memory are.
@@ -36,24 +148,29 @@ struct Scratch {
 }
 
 /// # Safety
-/// The call has passed [`Winograd::check`] with this scratch.
+/// The call has passed [`Winograd::check`] with this scratch, and is of this form.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn panels(call: &Winograd<'_>, scratch: &mut Aligned) {
+unsafe fn panels<T: Transforms<SIDE, OUT>, const SIDE: usize, const OUT: usize>(
+    call: &Winograd<'_>,
+    scratch: &mut Aligned,
+) {
+    let places = SIDE * SIDE;
+    let batch = T::FORM.batch();
     let stride = call.input.shape.c.next_multiple_of(16);
     let start = scratch.bytes_mut().as_mut_ptr();
     // SAFETY: the three parts add up to what check() wants; each begins at a multiple of 64 bytes.
     let scratch = unsafe {
-        let products = start.add(TILES * PLACES * stride * 2);
+        let products = start.add(TILES * places * stride * 2);
         Scratch {
             inputs: start.cast(),
             products: products.cast(),
-            padding: products.add(TILES * PLACES * BLOCK * 4),
+            padding: products.add(batch * places * BLOCK * 4),
             stride,
         }
     };
     // SAFETY: the part has room for `inputs` rounded up to 64.
     unsafe { scratch.padding.write_bytes(call.zero, stride) };
-    let [down, across] = call.tiles();
+    let [down, across] = T::FORM.tiles(call.output.shape);
     for start in (0..down * across).step_by(TILES) {
         let count = TILES.min(down * across - start);
         let place = |tile: usize| [(start + tile) / across, (start + tile) % across];
@@ -61,19 +178,27 @@ unsafe fn panels(call: &Winograd<'_>, scratch: &mut Aligned) {
             // SAFETY: tile < TILES, and it exists.
             unsafe {
                 match call.element {
-                    ElementType::U8 => transform::<false>(call, &scratch, tile, place(tile)),
-                    ElementType::S8 => transform::<true>(call, &scratch, tile, place(tile)),
+                    ElementType::U8 => {
+                        transform::<T, SIDE, OUT, false>(call, &scratch, tile, place(tile));
+                    }
+                    ElementType::S8 => {
+                        transform::<T, SIDE, OUT, true>(call, &scratch, tile, place(tile));
+                    }
                 }
             }
         }
         for channel in (0..call.output.shape.c).step_by(BLOCK) {
-            // SAFETY: `count` tiles were transformed; the block exists.
-            unsafe {
-                for nth in 0..PLACES {
-                    products(call, &scratch, nth, count, channel);
-                }
-                for tile in 0..count {
-                    finish(call, &scratch, tile, place(tile), channel);
+            for first in (0..count).step_by(batch) {
+                let tiles = first..(first + batch).min(count);
+                // SAFETY: `count` tiles were transformed; the block exists, and at most a batch of tiles is taken.
+                unsafe {
+                    for nth in 0..places {
+                        products(call, &scratch, nth, tiles.clone(), channel);
+                    }
+                    for tile in tiles.clone() {
+                        let nth = tile - first;
+                        finish::<T, SIDE, OUT>(call, &scratch, nth, place(tile), channel);
+                    }
                 }
             }
         }
@@ -85,7 +210,12 @@ unsafe fn panels(call: &Winograd<'_>, scratch: &mut Aligned) {
 /// # Safety
 /// As for [`panels`]; `nth` < [`TILES`].
 #[target_feature(enable = "avx2,fma")]
-unsafe fn transform<const SIGNED: bool>(
+unsafe fn transform<
+    T: Transforms<SIDE, OUT>,
+    const SIDE: usize,
+    const OUT: usize,
+    const SIGNED: bool,
+>(
     call: &Winograd<'_>,
     scratch: &Scratch,
     nth: usize,
@@ -94,21 +224,24 @@ unsafe fn transform<const SIGNED: bool>(
     let arena = call.arena.as_ptr().cast::<u8>();
     // SAFETY: a pixel's offset lies in the input view, OVERRUN before the end of the arena; padding has `stride` bytes.
     unsafe {
-        let pixels: [*const u8; PLACES] = std::array::from_fn(|place| {
-            call.pixel(tile, place).map_or(scratch.padding.cast_const(), |at| arena.add(at))
+        let pixels: [[*const u8; SIDE]; SIDE] = std::array::from_fn(|row| {
+            std::array::from_fn(|column| {
+                let pixel = call.pixel(tile, [row, column]);
+                pixel.map_or(scratch.padding.cast_const(), |at| arena.add(at))
+            })
         });
         for channel in (0..scratch.stride).step_by(16) {
-            let load = |place: usize| {
-                let bytes = _mm_loadu_si128(pixels[place].add(channel).cast());
+            let load = |row: usize, column: usize| {
+                let bytes = _mm_loadu_si128(pixels[row][column].add(channel).cast());
                 if SIGNED { _mm256_cvtepi8_epi16(bytes) } else { _mm256_cvtepu8_epi16(bytes) }
             };
-            let columns: [[__m256i; 4]; 4] = std::array::from_fn(|column| {
-                differences(std::array::from_fn(|row| load(4 * row + column)))
+            let columns: [[__m256i; SIDE]; SIDE] = std::array::from_fn(|column| {
+                T::inputs(std::array::from_fn(|row| load(row, column)))
             });
-            for row in 0..4 {
-                let values = differences(std::array::from_fn(|column| columns[column][row]));
+            for row in 0..SIDE {
+                let values = T::inputs(std::array::from_fn(|column| columns[column][row]));
                 for (column, value) in values.into_iter().enumerate() {
-                    let at = ((4 * row + column) * TILES + nth) * scratch.stride + channel;
+                    let at = ((SIDE * row + column) * TILES + nth) * scratch.stride + channel;
                     _mm256_store_si256(scratch.inputs.add(at).cast(), value);
                 }
             }
@@ -116,49 +249,44 @@ unsafe fn transform<const SIGNED: bool>(
     }
 }
 
-/// Bᵀ · d.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-fn differences([a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
-    [_mm256_sub_epi16(a, c), _mm256_add_epi16(b, c), _mm256_sub_epi16(c, b), _mm256_sub_epi16(b, d)]
-}
-
-/// The products of one place: `count` tiles times a block of channels.
+/// The products of one place: some tiles times a block of channels.
 ///
 /// # Safety
-/// As for [`panels`]; `count` tiles are transformed, `channel` starts a block.
+/// As for [`panels`]; the tiles are transformed and no more than a batch, `channel` starts a block.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn products(
     call: &Winograd<'_>,
     scratch: &Scratch,
     place: usize,
-    count: usize,
+    range: std::ops::Range<usize>,
     channel: usize,
 ) {
+    let (places, count) = (call.form.places(), range.len());
     let tiles = count.div_ceil(ROWS);
     let mut row = 0;
     for nth in 1..=tiles {
         let rows = nth * count / tiles - row;
         // SAFETY: rows row..row + rows are transformed tiles; the block of weights exists, as checked.
         unsafe {
-            let inputs = scratch.inputs.add((place * TILES + row) * scratch.stride).cast_const();
+            let inputs = scratch.inputs.add((place * TILES + range.start + row) * scratch.stride);
+            let inputs = inputs.cast_const();
             let weights = call.weights.words().as_ptr();
-            let weights = weights.add((channel * PLACES + place * BLOCK) * call.depth);
-            let to = scratch.products.add((row * PLACES + place) * BLOCK);
-            let stride = scratch.stride;
-            let more = place + 1 < PLACES || channel + BLOCK < call.output.shape.c;
+            let weights = weights.add((channel * places + place * BLOCK) * call.depth);
+            let to = scratch.products.add((row * places + place) * BLOCK);
+            let (stride, next) = (scratch.stride, places * BLOCK);
+            let more = place + 1 < places || channel + BLOCK < call.output.shape.c;
             match (rows, nth == 1 && more) {
-                (6, true) => product::<6, true>(inputs, stride, weights, call.depth, to),
-                (6, false) => product::<6, false>(inputs, stride, weights, call.depth, to),
-                (5, true) => product::<5, true>(inputs, stride, weights, call.depth, to),
-                (5, false) => product::<5, false>(inputs, stride, weights, call.depth, to),
-                (4, true) => product::<4, true>(inputs, stride, weights, call.depth, to),
-                (4, false) => product::<4, false>(inputs, stride, weights, call.depth, to),
-                (3, true) => product::<3, true>(inputs, stride, weights, call.depth, to),
-                (3, false) => product::<3, false>(inputs, stride, weights, call.depth, to),
-                (2, true) => product::<2, true>(inputs, stride, weights, call.depth, to),
-                (2, false) => product::<2, false>(inputs, stride, weights, call.depth, to),
-                _ => product::<1, false>(inputs, stride, weights, call.depth, to),
+                (6, true) => product::<6, true>(inputs, stride, weights, call.depth, to, next),
+                (6, false) => product::<6, false>(inputs, stride, weights, call.depth, to, next),
+                (5, true) => product::<5, true>(inputs, stride, weights, call.depth, to, next),
+                (5, false) => product::<5, false>(inputs, stride, weights, call.depth, to, next),
+                (4, true) => product::<4, true>(inputs, stride, weights, call.depth, to, next),
+                (4, false) => product::<4, false>(inputs, stride, weights, call.depth, to, next),
+                (3, true) => product::<3, true>(inputs, stride, weights, call.depth, to, next),
+                (3, false) => product::<3, false>(inputs, stride, weights, call.depth, to, next),
+                (2, true) => product::<2, true>(inputs, stride, weights, call.depth, to, next),
+                (2, false) => product::<2, false>(inputs, stride, weights, call.depth, to, next),
+                _ => product::<1, false>(inputs, stride, weights, call.depth, to, next),
             }
         }
         row += rows;
@@ -166,7 +294,8 @@ unsafe fn products(
 }
 
 /// # Safety
-/// `ROWS` rows of `depth` inputs, a block of weights and `ROWS` blocks of products are there.
+/// `ROWS` rows of `depth` inputs, a block of weights and `ROWS` blocks of products, each `next` behind the one before,
+/// are there.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn product<const ROWS: usize, const FIRST: bool>(
     inputs: *const i16,
@@ -174,6 +303,7 @@ unsafe fn product<const ROWS: usize, const FIRST: bool>(
     mut weights: *const i16,
     depth: usize,
     to: *mut i32,
+    next: usize,
 ) {
     // SAFETY: by contract; `depth` is a multiple of PAIRS_STEP.
     unsafe {
@@ -200,18 +330,18 @@ unsafe fn product<const ROWS: usize, const FIRST: bool>(
         }
         for (row, sums) in sums.iter().enumerate() {
             for (half, &sum) in sums.iter().enumerate() {
-                _mm256_store_si256(to.add(row * PLACES * BLOCK + 8 * half).cast(), sum);
+                _mm256_store_si256(to.add(row * next + 8 * half).cast(), sum);
             }
         }
     }
 }
 
-/// Aᵀ · m · A of one tile, and its four outputs through the epilogue.
+/// Aᵀ · m · A of one tile, and its outputs through the epilogue.
 ///
 /// # Safety
 /// As for [`products`]; all places of the tile are multiplied.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn finish(
+unsafe fn finish<T: Transforms<SIDE, OUT>, const SIDE: usize, const OUT: usize>(
     call: &Winograd<'_>,
     scratch: &Scratch,
     nth: usize,
@@ -220,49 +350,42 @@ unsafe fn finish(
 ) {
     let requantise = Requantise::new(call.epilogue);
     let arena = call.arena.as_ptr().cast::<u8>().cast_mut();
-    let length = (call.output.shape.c - channel).min(BLOCK);
+    let shape = call.output.shape;
+    let length = (shape.c - channel).min(BLOCK);
     // SAFETY: bias and multipliers are padded to whole blocks; outputs and other operands of a pixel that exists were
     // checked.
     unsafe {
-        let mut values = [[_mm256_setzero_si256(); 2]; 4];
+        let mut values = [[[_mm256_setzero_si256(); 2]; OUT]; OUT];
         for half in 0..2 {
-            let products = scratch.products.add(nth * PLACES * BLOCK + 8 * half).cast_const();
-            let columns: [[__m256i; 2]; 4] = std::array::from_fn(|column| {
-                sums(std::array::from_fn(|row| {
-                    _mm256_load_si256(products.add((4 * row + column) * BLOCK).cast())
+            let products = scratch.products.add(nth * SIDE * SIDE * BLOCK + 8 * half).cast_const();
+            let columns: [[__m256i; OUT]; SIDE] = std::array::from_fn(|column| {
+                T::outputs(std::array::from_fn(|row| {
+                    _mm256_load_si256(products.add((SIDE * row + column) * BLOCK).cast())
                 }))
             });
             let bias = call.epilogue.bias.as_ptr().add(channel + 8 * half);
             let bias = _mm256_loadu_si256(bias.cast());
             let multiplier =
                 _mm256_loadu_ps(call.epilogue.multipliers.as_ptr().add(channel + 8 * half));
-            for row in 0..2 {
-                let outputs = sums(std::array::from_fn(|column| columns[column][row]));
-                for (column, output) in outputs.into_iter().enumerate() {
-                    // Four times the sum, exactly.
-                    let sum = _mm256_add_epi32(_mm256_srai_epi32::<2>(output), bias);
-                    values[2 * row + column][half] = scale(sum, multiplier);
+            for row in 0..OUT {
+                let outputs = T::outputs(std::array::from_fn(|column| columns[column][row]));
+                for column in 0..OUT {
+                    let sum = _mm256_add_epi32(T::plain(outputs[column], row, column), bias);
+                    values[row][column][half] = scale(sum, multiplier);
                 }
             }
         }
-        for (output, values) in values.into_iter().enumerate() {
-            let (y, x) = (2 * tile[0] + output / 2, 2 * tile[1] + output % 2);
-            if y >= call.output.shape.h || x >= call.output.shape.w {
-                continue;
+        for row in 0..OUT.min(shape.h - OUT * tile[0]) {
+            for column in 0..OUT.min(shape.w - OUT * tile[1]) {
+                let (y, x) = (OUT * tile[0] + row, OUT * tile[1] + column);
+                let [first, second] = values[row][column];
+                let mut words = requantise.words(first, second);
+                if let (Some(sum), Some(other)) = (&call.epilogue.sum, &call.other) {
+                    words = plus::<2>(sum, words, arena.add(other.at(call.image, y, x) + channel));
+                }
+                let to = arena.add(call.output.at(call.image, y, x) + channel);
+                store(to, requantise.bytes(words), length);
             }
-            let mut words = requantise.words(values[0], values[1]);
-            if let (Some(sum), Some(other)) = (&call.epilogue.sum, &call.other) {
-                words = plus::<2>(sum, words, arena.add(other.at(call.image, y, x) + channel));
-            }
-            let to = arena.add(call.output.at(call.image, y, x) + channel);
-            store(to, requantise.bytes(words), length);
         }
     }
-}
-
-/// Aᵀ · m.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-fn sums([a, b, c, d]: [__m256i; 4]) -> [__m256i; 2] {
-    [_mm256_add_epi32(_mm256_add_epi32(a, b), c), _mm256_sub_epi32(_mm256_sub_epi32(b, c), d)]
 }

@@ -29,7 +29,7 @@ use crate::GraphError;
 use crate::kernels::aligned::Aligned;
 use crate::kernels::gather::Gather;
 use crate::kernels::lookup::Lookup;
-use crate::kernels::winograd::Winograd;
+use crate::kernels::winograd::{Form, Winograd};
 use crate::numerics::{AddRule, MulRule};
 use crate::operator::Window;
 use crate::resize::Corners;
@@ -219,8 +219,8 @@ impl PackedWeights {
     }
 
     /// Transformed weights for [`Winograd`].
-    pub(crate) fn winograd(weights: &[i8], channels: usize) -> Self {
-        let (values, depth) = winograd::pack(weights, channels);
+    pub(crate) fn winograd(form: Form, weights: &[i8], channels: usize) -> Self {
+        let (values, depth) = form.pack(weights, channels);
         Self { values, channels, depth, depth_given: weights.len() / channels, extreme: false }
     }
 }

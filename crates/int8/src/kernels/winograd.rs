@@ -1,9 +1,12 @@
-//! 3×3 convolutions with stride 1 by Winograd's F(2×2, 3×3), in integers: 16 products for 4 outputs instead of 36.
+//! 3×3 convolutions with stride 1 by Winograd's F(2×2, 3×3) and F(4×4, 3×3), in integers: 16 products for 4 outputs, or
+//! 36 for 16, instead of 9 for each.
 //!
-//! The transform of the weights is scaled by 4 so that no fraction is left; sums may wrap on the way, and what comes
-//! out is four times the plain sum, modulo 2³². That is below 2³¹ for up to [`MOST_CHANNELS`] input channels, so a
-//! shift by two gives the very bits of a direct convolution. Transformed inputs (at most 4 · 255) and weights (at most
-//! 9 · 128) fit i16. (Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2015.)
+//! The transforms are scaled so that no fraction is left, and sums may wrap on the way: what comes out is a known
+//! multiple of the plain sum, modulo 2³². For 2×2 that is 4; for 4×4 it is 9 · 2ⁿ with n up to 6, and 9 has an inverse
+//! modulo 2³². So a shift gives the very bits of a direct convolution as long as 2ⁿ times the plain sum is below 2³¹:
+//! for 2×2 with up to [`MOST_CHANNELS`] input channels, for 4×4 when the weights say so ([`Form::choose`]). Transformed
+//! inputs (at most 4 · 255 and 68 · 255) and weights (at most 9 · 128 and 49 · 128) fit i16. (Lavin and Gray, Fast
+//! Algorithms for Convolutional Neural Networks, 2015.)
 
 use std::cell::Cell;
 
@@ -11,50 +14,142 @@ use crate::kernels::aligned::Aligned;
 use crate::kernels::gather::OVERRUN;
 use crate::kernels::{BLOCK, Epilogue, PAIRS_STEP};
 use crate::operator::Window;
-use crate::tensor::ElementType;
+use crate::tensor::{ElementType, Shape};
 use crate::view::View;
 
 /// 4 · 9 · 255 · 128 times this is below 2³¹.
 const MOST_CHANNELS: usize = 1800;
 /// Fewer channels than this do not pay for the transforms.
 const FEWEST_CHANNELS: usize = 16;
-/// Places of a transformed tile of 4 × 4.
-pub(crate) const PLACES: usize = 16;
-/// Tiles of 2 × 2 outputs that are multiplied at once: their products stay in the first-level cache.
+/// Fewer tiles than this do not pay for reading transformed weights, which are four times as many.
+const FEWEST_TILES: usize = 8;
+/// Tiles that are transformed at once: a multiple of the rows of a product.
 pub(crate) const TILES: usize = 24;
 
-/// Whether a convolution of one group can be computed so, and gains by it.
-pub(crate) fn takes(window: &Window, inputs: usize, outputs: usize) -> bool {
-    let Window { kernel, strides, dilations, .. } = *window;
-    (kernel, strides, dilations) == ([3, 3], [1, 1], [1, 1])
-        && (FEWEST_CHANNELS..=MOST_CHANNELS).contains(&inputs)
-        && outputs >= FEWEST_CHANNELS
+/// The outputs of a tile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Two,
+    Four,
 }
 
-/// Bytes of scratch for [`Winograd`] with so many input channels.
-pub(crate) fn scratch_bytes(inputs: usize) -> usize {
-    TILES * (PLACES * inputs.next_multiple_of(16) * 2 + PLACES * BLOCK * 4)
-        + inputs.next_multiple_of(64)
-        + 64
+impl Form {
+    /// Outputs of a tile along an axis.
+    pub(crate) const fn outputs(self) -> usize {
+        match self {
+            Self::Two => 2,
+            Self::Four => 4,
+        }
+    }
+
+    /// Inputs of a tile along an axis.
+    pub(crate) const fn inputs(self) -> usize {
+        self.outputs() + 2
+    }
+
+    /// Places of a transformed tile.
+    pub(crate) const fn places(self) -> usize {
+        self.inputs() * self.inputs()
+    }
+
+    /// Tiles that are multiplied at once: their products stay in the first-level cache.
+    pub(crate) const fn batch(self) -> usize {
+        match self {
+            Self::Two => TILES,
+            Self::Four => TILES / 2,
+        }
+    }
+
+    /// Tiles down and across a picture.
+    pub(crate) fn tiles(self, shape: Shape) -> [usize; 2] {
+        [shape.h.div_ceil(self.outputs()), shape.w.div_ceil(self.outputs())]
+    }
+
+    /// The form with the fewest products for a convolution whose groups have so many inputs and outputs, if it can be
+    /// computed so and gains by it. `weights` are `[channel][depth]`.
+    pub(crate) fn choose(
+        window: &Window,
+        [inputs, outputs]: [usize; 2],
+        shape: Shape,
+        element: ElementType,
+        weights: &[i8],
+    ) -> Option<Self> {
+        let Window { kernel, strides, dilations, .. } = *window;
+        let takes = (kernel, strides, dilations) == ([3, 3], [1, 1], [1, 1])
+            && (FEWEST_CHANNELS..=MOST_CHANNELS).contains(&inputs)
+            && outputs >= FEWEST_CHANNELS;
+        if !takes {
+            return None;
+        }
+        let tiles = |form: Self| form.tiles(shape).iter().product::<usize>();
+        let products = |form: Self| form.places() * tiles(form);
+        let fewer = 10 * products(Self::Four) < 9 * products(Self::Two);
+        let pays = tiles(Self::Four) >= FEWEST_TILES && fewer;
+        Some(match pays && is_small(element, weights, 9 * inputs) {
+            true => Self::Four,
+            false => Self::Two,
+        })
+    }
+
+    /// Bytes of scratch for [`Winograd`] with so many input channels.
+    pub(crate) fn scratch_bytes(self, inputs: usize) -> usize {
+        self.places() * (TILES * inputs.next_multiple_of(16) * 2 + self.batch() * BLOCK * 4)
+            + inputs.next_multiple_of(64)
+            + 64
+    }
+
+    /// Transformed weights of one group, `[channel][row][column][input]`: blocks of [`BLOCK`] channels; per place, the
+    /// pairs of depths as in `Packing::Pairs`.
+    pub(crate) fn pack(self, weights: &[i8], channels: usize) -> (Aligned, usize) {
+        match self {
+            Self::Two => pack(weights, channels, |[a, b, c]| [2 * a, a + b + c, a - b + c, 2 * c]),
+            Self::Four => pack(weights, channels, |[a, b, c]| {
+                let (even, odd) = (a + 4 * c, 2 * b);
+                [a, -(a + b + c), b - a - c, even + odd, even - odd, c]
+            }),
+        }
+    }
 }
 
-/// Transformed weights of one group, `[channel][row][column][input]`: blocks of [`BLOCK`] channels; per place, the
-/// pairs of depths as in `Packing::Pairs`.
-pub(crate) fn pack(weights: &[i8], channels: usize) -> (Aligned, usize) {
+/// Whether no sum, whatever the inputs, reaches 2²⁵.
+fn is_small(element: ElementType, weights: &[i8], depth: usize) -> bool {
+    weights.chunks_exact(depth).all(|weights| {
+        let (mut above, mut below) = (0i64, 0i64);
+        for &weight in weights {
+            let weight = i64::from(weight);
+            above += weight.max(0);
+            below -= weight.min(0);
+        }
+        let most = match element {
+            ElementType::U8 => 255 * above.max(below),
+            ElementType::S8 => 128 * (above + below),
+        };
+        most < 1 << 25
+    })
+}
+
+/// See [`Form::pack`]; `transform` is G · g, scaled, and applied along both axes.
+#[inline(always)]
+fn pack<const SIDE: usize>(
+    weights: &[i8],
+    channels: usize,
+    transform: impl Fn([i16; 3]) -> [i16; SIDE],
+) -> (Aligned, usize) {
+    let places = SIDE * SIDE;
     let inputs = weights.len() / channels / 9;
     let depth = inputs.next_multiple_of(PAIRS_STEP);
-    let mut values = Aligned::new(channels.next_multiple_of(BLOCK) * PLACES * depth * 2);
+    let mut values = Aligned::new(channels.next_multiple_of(BLOCK) * places * depth * 2);
     let packed = values.words_mut();
     for (channel, window) in weights.chunks_exact(9 * inputs).enumerate() {
-        let block = channel / BLOCK * BLOCK * PLACES * depth;
+        let block = channel / BLOCK * BLOCK * places * depth;
         for input in 0..inputs {
             let tap =
                 |row: usize, column: usize| i16::from(window[(row * 3 + column) * inputs + input]);
             let [first, second, third] =
-                [0, 1, 2].map(|column| doubled([tap(0, column), tap(1, column), tap(2, column)]));
+                [0, 1, 2].map(|column| transform([tap(0, column), tap(1, column), tap(2, column)]));
             for (row, ((a, b), c)) in first.into_iter().zip(second).zip(third).enumerate() {
-                for (column, value) in doubled([a, b, c]).into_iter().enumerate() {
-                    let place = 4 * row + column;
+                for (column, value) in transform([a, b, c]).into_iter().enumerate() {
+                    let place = SIDE * row + column;
                     let pair = (place * depth / 2 + input / 2) * BLOCK + channel % BLOCK;
                     packed[block + pair * 2 + input % 2] = value;
                 }
@@ -64,15 +159,10 @@ pub(crate) fn pack(weights: &[i8], channels: usize) -> (Aligned, usize) {
     (values, depth)
 }
 
-/// Twice G · g; applied along both axes, four times.
-#[inline(always)]
-fn doubled([a, b, c]: [i16; 3]) -> [i16; 4] {
-    [2 * a, a + b + c, a - b + c, 2 * c]
-}
-
 /// One image of such a convolution.
 #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "kernels are for x86"))]
 pub(crate) struct Winograd<'a> {
+    pub(crate) form: Form,
     pub(crate) arena: &'a [Cell<u8>],
     pub(crate) element: ElementType,
     /// The byte that pads.
@@ -85,9 +175,9 @@ pub(crate) struct Winograd<'a> {
     /// Top, left.
     pub(crate) pads: [usize; 2],
     pub(crate) image: usize,
-    /// From [`pack`].
+    /// From [`Form::pack`].
     pub(crate) weights: &'a Aligned,
-    /// Inputs, rounded up as [`pack`] says.
+    /// Inputs, rounded up as [`Form::pack`] says.
     pub(crate) depth: usize,
     pub(crate) epilogue: &'a Epilogue,
 }
@@ -101,9 +191,9 @@ impl Winograd<'_> {
         assert!(self.depth >= inputs && self.depth <= inputs.next_multiple_of(16));
         assert!(self.input.end() + OVERRUN <= self.arena.len());
         assert!(self.output.end() <= self.arena.len());
-        assert!(self.weights.len() >= padded * PLACES * self.depth * 2);
+        assert!(self.weights.len() >= padded * self.form.places() * self.depth * 2);
         assert!(self.epilogue.bias.len() >= padded && self.epilogue.multipliers.len() >= padded);
-        assert!(scratch.len() >= scratch_bytes(inputs));
+        assert!(scratch.len() >= self.form.scratch_bytes(inputs));
         assert!(self.image < self.input.shape.n && self.image < self.output.shape.n);
         assert!(self.other.is_some() == self.epilogue.sum.is_some());
         if let Some(other) = &self.other {
@@ -111,16 +201,12 @@ impl Winograd<'_> {
         }
     }
 
-    /// Tiles down and across.
-    pub(crate) fn tiles(&self) -> [usize; 2] {
-        [self.output.shape.h.div_ceil(2), self.output.shape.w.div_ceil(2)]
-    }
-
-    /// Offset of the input pixel under a place of a tile, if it lies in the picture.
+    /// Offset of the input pixel under a place (row, column) of a tile, if it lies in the picture.
     #[inline(always)]
-    pub(crate) fn pixel(&self, tile: [usize; 2], place: usize) -> Option<usize> {
-        let y = (2 * tile[0] + place / 4).checked_sub(self.pads[0])?;
-        let x = (2 * tile[1] + place % 4).checked_sub(self.pads[1])?;
+    pub(crate) fn pixel(&self, tile: [usize; 2], place: [usize; 2]) -> Option<usize> {
+        let outputs = self.form.outputs();
+        let y = (outputs * tile[0] + place[0]).checked_sub(self.pads[0])?;
+        let x = (outputs * tile[1] + place[1]).checked_sub(self.pads[1])?;
         let inside = y < self.input.shape.h && x < self.input.shape.w;
         inside.then(|| self.input.at(self.image, y, x))
     }

@@ -9,7 +9,7 @@ mod simplify;
 use std::sync::Arc;
 
 use crate::kernels::lookup::Lookup;
-use crate::kernels::winograd;
+use crate::kernels::winograd::Form;
 use crate::kernels::{BLOCK, DepthwiseWeights, Epilogue, Kernels, PackedWeights, SLACK};
 use crate::numerics::{self, AddRule, MulRule};
 use crate::operator::{Blend, Conv, CountPadding, Operator, OutputForm, Pair, Window};
@@ -174,16 +174,16 @@ pub(crate) struct ConvStep {
     pub(crate) stride: usize,
     /// Output pixels of one panel.
     pub(crate) rows: usize,
-    /// Whether the weights are transformed.
-    pub(crate) is_winograd: bool,
+    /// How the weights are transformed, if they are.
+    pub(crate) form: Option<Form>,
 }
 
 impl ConvStep {
     /// Scratch memory, in values of two bytes.
     fn panel_values(&self) -> usize {
-        match self.is_winograd {
-            true => winograd::scratch_bytes(self.x.shape.c / self.groups.len()) / 2,
-            false => self.rows * self.stride,
+        match self.form {
+            Some(form) => form.scratch_bytes(self.x.shape.c / self.groups.len()) / 2,
+            None => self.rows * self.stride,
         }
     }
 }
@@ -416,11 +416,13 @@ impl Planner<'_> {
         }
         let channels = conv.channels / conv.groups;
         let groups = conv.weights.chunks_exact(conv.weights.len() / conv.groups).enumerate();
-        let is_winograd = self.kernels.winograd.is_some()
-            && winograd::takes(&conv.window, x.shape.c / conv.groups, channels);
-        let pack = |weights| match is_winograd {
-            true => PackedWeights::winograd(weights, channels),
-            false => PackedWeights::new(weights, channels, self.kernels.packing),
+        let per_group = [x.shape.c / conv.groups, channels];
+        let form = self.kernels.winograd.and_then(|_| {
+            Form::choose(&conv.window, per_group, y.shape, from.element(), &conv.weights)
+        });
+        let pack = |weights| match form {
+            Some(form) => PackedWeights::winograd(form, weights, channels),
+            None => PackedWeights::new(weights, channels, self.kernels.packing),
         };
         let groups = groups.map(|(group, weights)| (pack(weights), epilogue(group))).collect();
         let depth = conv.weights.len() / conv.channels;
@@ -439,7 +441,7 @@ impl Planner<'_> {
             table,
             stride,
             rows: rows.min(y.shape.pixels()),
-            is_winograd,
+            form,
         }))
     }
 
