@@ -143,7 +143,7 @@ def speed(arguments, path, peak):
         shown(times["OpenVINO"]),
         f"{tract['min_ms']:.0f}",
         f"**{best / peer_best:.2f} / {median / peer_median:.2f}**",
-        f"{100 * macs / peak / best / 1e6:.0f} %",
+        f"{1e5 * macs / peak / best:.0f} %",
         " / ".join(f"{100 * worst[who]:.1f}" for who in ("ocelli", "default", "OpenVINO")),
         "+".join(f"{segment['delegate']} {segment['nodes']}" for segment in segments),
     ]

@@ -88,7 +88,8 @@ pub(crate) fn blend(
     y: Run<'_>,
     length: usize,
 ) {
-    blocks(x, y, length, |four| by.stored(four.map(|byte| element.widen(byte) as f32)) as u8);
+    let widen = widening(element);
+    blocks(x, y, length, |four| by.stored(four.map(|byte| widen(byte) as f32)) as u8);
 }
 
 #[inline(always)]
@@ -99,25 +100,33 @@ pub(crate) fn blend_reals(
     y: Run<'_>,
     length: usize,
 ) {
+    let (widen, zero, scale) = (widening(from.element()), from.zero_point(), from.scale());
     blocks(x, y, length, |four| {
-        numerics::quantise(by.real(four.map(|byte| numerics::dequantise(byte, from))), to)
+        numerics::quantise(by.real(four.map(|byte| (widen(byte) - zero) as f32 * scale)), to)
     });
+}
+
+/// [`ElementType::widen`] without a decision for each byte.
+#[inline(always)]
+fn widening(element: ElementType) -> impl Fn(u8) -> i32 {
+    let (flip, offset) = if element == ElementType::S8 { (0x80, 128) } else { (0, 0) };
+    move |byte| i32::from(byte ^ flip) - offset
 }
 
 /// A function of four runs, through local blocks: cells may be anywhere, and would be taken one by one.
 #[inline(always)]
 fn blocks(x: [Run<'_>; 4], y: Run<'_>, length: usize, function: impl Fn([u8; 4]) -> u8) {
-    const BLOCK: usize = 16;
+    const BLOCK: usize = 64;
     let (x, y) = (x.map(|x| &x[..length]), &y[..length]);
+    let (mut given, mut found) = ([[0; BLOCK]; 4], [0; BLOCK]);
     for first in (0..length).step_by(BLOCK) {
         let count = BLOCK.min(length - first);
-        let mut block = [[0; BLOCK]; 4];
-        for (block, x) in block.iter_mut().zip(x) {
-            block.iter_mut().zip(&x[first..first + count]).for_each(|(to, x)| *to = x.get());
+        for (given, x) in given.iter_mut().zip(x) {
+            given.iter_mut().zip(&x[first..first + count]).for_each(|(to, x)| *to = x.get());
         }
-        let mut found = [0; BLOCK];
-        for (at, found) in found.iter_mut().enumerate() {
-            *found = function(block.map(|values| values[at]));
+        let [a, b, c, d] = given.each_ref().map(|given| &given[..count]);
+        for (at, found) in found[..count].iter_mut().enumerate() {
+            *found = function([a[at], b[at], c[at], d[at]]);
         }
         y[first..first + count].iter().zip(found).for_each(|(y, byte)| y.set(byte));
     }

@@ -21,8 +21,8 @@ use crate::view::View;
 const MOST_CHANNELS: usize = 1800;
 /// Fewer channels than this do not pay for the transforms.
 const FEWEST_CHANNELS: usize = 16;
-/// Fewer tiles than this do not pay for reading transformed weights, which are four times as many.
-const FEWEST_TILES: usize = 8;
+/// With more bytes of transformed weights for each tile of 4 × 4, reading them takes longer than multiplying.
+const MOST_BYTES: usize = 48 << 10;
 /// Tiles that are transformed at once: a multiple of the rows of a product.
 pub(crate) const TILES: usize = 24;
 
@@ -84,7 +84,8 @@ impl Form {
         let tiles = |form: Self| form.tiles(shape).iter().product::<usize>();
         let products = |form: Self| form.places() * tiles(form);
         let fewer = 10 * products(Self::Four) < 9 * products(Self::Two);
-        let pays = tiles(Self::Four) >= FEWEST_TILES && fewer;
+        let bytes = 2 * Self::Four.places() * inputs * outputs;
+        let pays = fewer && bytes <= MOST_BYTES * tiles(Self::Four);
         Some(match pays && is_small(element, weights, 9 * inputs) {
             true => Self::Four,
             false => Self::Two,
