@@ -10,7 +10,7 @@ use crate::kernels::aligned::Aligned;
 use crate::kernels::gather::{Gather, OVERRUN};
 use crate::kernels::lookup::Lookup;
 use crate::kernels::winograd::{Form, Winograd};
-use crate::kernels::{Depthwise, Kernels, Multiply};
+use crate::kernels::{Depthwise, Kernels, Multiply, Runs};
 use crate::numerics;
 use crate::operator::{CountPadding, InputForm, OutputForm};
 use crate::plan::{Action, Border, ConvStep, DepthwiseStep, Leaving, Plan, Step};
@@ -265,18 +265,19 @@ fn translate(
     image: usize,
     pixels: Range<usize>,
 ) {
-    let Shape { w: width, c: channels, .. } = view.shape;
+    let Shape { w: width, c: length, .. } = view.shape;
+    let runs = |count| match view.has_dense_rows() {
+        true => Runs { length: count * length, count: 1, steps: [0; 2] },
+        false => Runs { length, count, steps: [view.pixel; 2] },
+    };
     let mut pixel = pixels.start;
     while pixel < pixels.end {
         let (y, x) = (pixel / width, pixel % width);
-        // As far as the bytes follow each other.
-        let count = match (view.is_dense(), view.has_dense_rows()) {
-            (true, _) => pixels.end - pixel,
-            (_, true) => (pixels.end - pixel).min(width - x),
-            _ => 1,
-        };
+        // As far as rows follow each other.
+        let left = pixels.end - pixel;
+        let count = if view.is_dense() { left } else { left.min(width - x) };
         let run = &arena[view.at(image, y, x)..];
-        (kernels.translate)(table, run, run, count * channels);
+        (kernels.translate)(table, run, run, &runs(count));
         pixel += count;
     }
 }
@@ -394,17 +395,19 @@ fn deliver<T>(arena: Arena<'_>, x: &View, nhwc: bool, output: &mut [T], value: i
 }
 
 fn copy(kernels: &Kernels, arena: Arena<'_>, x: &View, y: &View, table: Option<&Lookup>) {
-    let dense = x.has_dense_rows() && y.has_dense_rows();
-    let (columns, length) = if dense { (1, y.shape.w * y.shape.c) } else { (y.shape.w, y.shape.c) };
-    for n in 0..y.shape.n {
-        for h in 0..y.shape.h {
-            for w in 0..columns {
-                let (from, to) = (&arena[x.at(n, h, w)..], &arena[y.at(n, h, w)..]);
-                match table {
-                    Some(table) => (kernels.translate)(table, from, to, length),
-                    None => move_bytes(from, to, length),
-                }
-            }
+    let Shape { n, h, w, c } = y.shape;
+    let runs = match x.has_dense_rows() && y.has_dense_rows() {
+        true => Runs { length: w * c, count: 1, steps: [0; 2] },
+        false => Runs { length: c, count: w, steps: [x.pixel, y.pixel] },
+    };
+    for (n, h) in (0..n).flat_map(|n| (0..h).map(move |h| (n, h))) {
+        let (from, to) = (&arena[x.at(n, h, 0)..], &arena[y.at(n, h, 0)..]);
+        match table {
+            Some(table) => (kernels.translate)(table, from, to, &runs),
+            None => (0..runs.count).for_each(|run| {
+                let [from, to] = [&from[run * runs.steps[0]..], &to[run * runs.steps[1]..]];
+                move_bytes(from, to, runs.length);
+            }),
         }
     }
 }

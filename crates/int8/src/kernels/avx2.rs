@@ -263,28 +263,28 @@ unsafe fn finish<const ROWS: usize, const HALVES: usize>(
             requantise.words(values[0], values[HALVES - 1])
         };
         let outputs = call.outputs.as_ptr().add(row);
-        if call.epilogue.sum.is_none() && channels == BLOCK {
-            for pair in 0..ROWS / 2 {
-                let both = requantise.rows(words(&sums[2 * pair]), words(&sums[2 * pair + 1]));
-                for (row, bytes) in both.into_iter().enumerate() {
-                    let to = arena.add(*outputs.add(2 * pair + row) + channel);
-                    _mm_storeu_si128(to.cast(), bytes);
-                }
+        let to = |row: usize| arena.add(*outputs.add(row) + channel);
+        let others = call.others.as_ptr().wrapping_add(row);
+        let plus = call.epilogue.sum.as_ref().map(|sum| Plus::new(sum));
+        let words = |row: usize| match &plus {
+            None => words(&sums[row]),
+            Some(plus) => {
+                plus.words::<HALVES>(words(&sums[row]), arena.add(*others.add(row) + channel))
             }
-            if ROWS % 2 == 1 {
-                let to = arena.add(*outputs.add(ROWS - 1) + channel);
-                _mm_storeu_si128(to.cast(), requantise.bytes(words(&sums[ROWS - 1])));
+        };
+        if channels < BLOCK {
+            for row in 0..ROWS {
+                store(to(row), requantise.bytes(words(row)), channels);
             }
             return;
         }
-        for (index, sums) in sums.iter().enumerate() {
-            let mut words = words(sums);
-            if let Some(sum) = &call.epilogue.sum {
-                let other = arena.add(call.others[row + index] + channel);
-                words = plus::<HALVES>(sum, words, other);
-            }
-            let to = arena.add(*outputs.add(index) + channel);
-            store(to, requantise.bytes(words), channels);
+        for pair in (0..ROWS - 1).step_by(2) {
+            let [first, second] = requantise.rows(words(pair), words(pair + 1));
+            _mm_storeu_si128(to(pair).cast(), first);
+            _mm_storeu_si128(to(pair + 1).cast(), second);
+        }
+        if ROWS % 2 == 1 {
+            _mm_storeu_si128(to(ROWS - 1).cast(), requantise.bytes(words(ROWS - 1)));
         }
     }
 }
@@ -364,40 +364,77 @@ impl Requantise {
     }
 }
 
-/// The residual sum of requantised values, in the order of [`Requantise::words`], with stored ones.
-///
-/// # Safety
-/// `HALVES` · 8 bytes are readable at `other`.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-pub(crate) unsafe fn plus<const HALVES: usize>(
-    sum: &Sum,
-    words: __m256i,
-    other: *const u8,
-) -> __m256i {
-    let Sum { rule, role } = sum;
-    let element = if *role == Role::First { rule.element_b } else { rule.element_a };
-    let (ratio_a, ratio_b) = (_mm256_set1_ps(rule.ratio_a), _mm256_set1_ps(rule.ratio_b));
-    let fixed = _mm256_set1_ps(rule.fixed);
-    let (low, high) = (_mm256_set1_ps(rule.low as f32), _mm256_set1_ps(rule.high as f32));
-    // Sign-extended in place: the low halves of both lanes are values 0–7, the high ones 8–15.
-    let own = [
-        _mm256_srai_epi32::<16>(_mm256_unpacklo_epi16(words, words)),
-        _mm256_srai_epi32::<16>(_mm256_unpackhi_epi16(words, words)),
-    ];
-    let sums: [__m256i; HALVES] = std::array::from_fn(|half| {
-        // SAFETY: by contract.
-        let bytes = unsafe { _mm_loadl_epi64(other.add(8 * half).cast()) };
-        let other = match element {
-            ElementType::U8 => _mm256_cvtepu8_epi32(bytes),
-            ElementType::S8 => _mm256_cvtepi8_epi32(bytes),
-        };
-        let (a, b) = if *role == Role::First { (own[half], other) } else { (other, own[half]) };
-        let inner = _mm256_fmadd_ps(_mm256_cvtepi32_ps(b), ratio_b, fixed);
-        let value = _mm256_fmadd_ps(_mm256_cvtepi32_ps(a), ratio_a, inner);
-        _mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(value, low), high))
-    });
-    _mm256_packs_epi32(sums[0], sums[HALVES - 1])
+/// The constants of a residual sum in registers.
+pub(crate) struct Plus {
+    /// Whether the convolution is the first operand.
+    is_first: bool,
+    /// Whether the other operand is s8.
+    is_signed: bool,
+    /// Whether narrowing to bytes keeps the limits.
+    is_full: bool,
+    ratio_a: __m256,
+    ratio_b: __m256,
+    fixed: __m256,
+    low: __m256,
+    high: __m256,
+}
+
+impl Plus {
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    pub(crate) fn new(sum: &Sum) -> Self {
+        let Sum { rule, role } = sum;
+        let is_first = *role == Role::First;
+        let element = if is_first { rule.element_b } else { rule.element_a };
+        // Sums below this convert to i32, and saturate on the way to bytes.
+        let most = 256.0 * (rule.ratio_a.abs() + rule.ratio_b.abs()) + rule.fixed.abs();
+        let whole = [(0, 255), (-128, 127)].contains(&(rule.low, rule.high));
+        Self {
+            is_first,
+            is_signed: element == ElementType::S8,
+            is_full: whole && most < 1e9,
+            ratio_a: _mm256_set1_ps(rule.ratio_a),
+            ratio_b: _mm256_set1_ps(rule.ratio_b),
+            fixed: _mm256_set1_ps(rule.fixed),
+            low: _mm256_set1_ps(rule.low as f32),
+            high: _mm256_set1_ps(rule.high as f32),
+        }
+    }
+
+    /// The sum of requantised values, in the order of [`Requantise::words`], with stored ones.
+    ///
+    /// # Safety
+    /// `HALVES` · 8 bytes are readable at `other`.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    pub(crate) unsafe fn words<const HALVES: usize>(
+        &self,
+        words: __m256i,
+        other: *const u8,
+    ) -> __m256i {
+        // Sign-extended in place: the low halves of both lanes are values 0–7, the high ones 8–15.
+        let own = [
+            _mm256_srai_epi32::<16>(_mm256_unpacklo_epi16(words, words)),
+            _mm256_srai_epi32::<16>(_mm256_unpackhi_epi16(words, words)),
+        ];
+        let sums: [__m256i; HALVES] = std::array::from_fn(|half| {
+            // SAFETY: by contract.
+            let bytes = unsafe { _mm_loadl_epi64(other.add(8 * half).cast()) };
+            let other = match self.is_signed {
+                false => _mm256_cvtepu8_epi32(bytes),
+                true => _mm256_cvtepi8_epi32(bytes),
+            };
+            let (own, other) = (_mm256_cvtepi32_ps(own[half]), _mm256_cvtepi32_ps(other));
+            let (a, b) = if self.is_first { (own, other) } else { (other, own) };
+            let value =
+                _mm256_fmadd_ps(a, self.ratio_a, _mm256_fmadd_ps(b, self.ratio_b, self.fixed));
+            if self.is_full {
+                return _mm256_cvtps_epi32(value);
+            }
+            _mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(value, self.low), self.high))
+        });
+        _mm256_packs_epi32(sums[0], sums[HALVES - 1])
+    }
 }
 
 /// Stores the first `length` of 16 bytes.

@@ -3,34 +3,41 @@
 use std::arch::x86_64::*;
 
 use crate::kernels::lookup::{Lookup, STEP};
-use crate::kernels::{Run, portable};
+use crate::kernels::{Run, Runs, portable};
 
-pub(crate) fn translate(table: &Lookup, x: Run<'_>, y: Run<'_>, length: usize) {
-    assert!(x.len() >= length && y.len() >= length && table.steps.len() >= 16 * STEP);
+pub(crate) fn translate(table: &Lookup, x: Run<'_>, y: Run<'_>, runs: &Runs) {
+    runs.check(x, y);
+    assert!(table.steps.len() >= 16 * STEP);
     // SAFETY: the table is handed out only on machines with AVX2; the runs were checked.
-    unsafe { whole(table, x.as_ptr().cast(), y.as_ptr().cast::<u8>().cast_mut(), length) };
-    let rest = length / 16 * 16;
-    portable::translate(table, &x[rest..], &y[rest..], length - rest);
+    unsafe { each(table, x.as_ptr().cast(), y.as_ptr().cast::<u8>().cast_mut(), runs) };
+    let rest = runs.length / 16 * 16;
+    if rest < runs.length && runs.count > 0 {
+        let runs = Runs { length: runs.length - rest, ..*runs };
+        portable::translate(table, &x[rest..], &y[rest..], &runs);
+    }
 }
 
-/// As many times 16 bytes as there are.
+/// Of each run as many times 16 bytes as there are.
 ///
 /// # Safety
-/// `length` bytes are readable at `x` and writable at `y`, and the table has all its steps.
+/// The runs lie in what is readable at `x` and writable at `y`, and the table has all its steps.
 #[target_feature(enable = "avx2")]
-unsafe fn whole(table: &Lookup, x: *const u8, y: *mut u8, length: usize) {
+unsafe fn each(table: &Lookup, x: *const u8, y: *mut u8, runs: &Runs) {
     let steps = table.steps.bytes().as_ptr();
-    let mut at = 0;
-    // SAFETY: at + 32, or at + 16, does not exceed the length.
-    unsafe {
-        while at + 32 <= length {
-            let bytes = through(steps, _mm256_loadu_si256(x.add(at).cast()));
-            _mm256_storeu_si256(y.add(at).cast(), bytes);
-            at += 32;
-        }
-        if at + 16 <= length {
-            let bytes = _mm256_castsi128_si256(_mm_loadu_si128(x.add(at).cast()));
-            _mm_storeu_si128(y.add(at).cast(), _mm256_castsi256_si128(through(steps, bytes)));
+    for run in 0..runs.count {
+        let mut at = 0;
+        // SAFETY: the run exists, and at + 32, or at + 16, does not exceed its length.
+        unsafe {
+            let (x, y) = (x.add(run * runs.steps[0]), y.add(run * runs.steps[1]));
+            while at + 32 <= runs.length {
+                let bytes = through(steps, _mm256_loadu_si256(x.add(at).cast()));
+                _mm256_storeu_si256(y.add(at).cast(), bytes);
+                at += 32;
+            }
+            if at + 16 <= runs.length {
+                let bytes = _mm256_castsi128_si256(_mm_loadu_si128(x.add(at).cast()));
+                _mm_storeu_si128(y.add(at).cast(), _mm256_castsi256_si128(through(steps, bytes)));
+            }
         }
     }
 }

@@ -9,7 +9,7 @@
 use std::arch::x86_64::*;
 
 use crate::kernels::aligned::Aligned;
-use crate::kernels::avx2::{Requantise, opaque, plus, prefetch, scale, store};
+use crate::kernels::avx2::{Plus, Requantise, opaque, prefetch, scale, store};
 use crate::kernels::winograd::{Form, TILES, Winograd};
 use crate::kernels::{BLOCK, PAIRS_STEP};
 use crate::tensor::ElementType;
@@ -349,6 +349,7 @@ unsafe fn finish<T: Transforms<SIDE, OUT>, const SIDE: usize, const OUT: usize>(
     channel: usize,
 ) {
     let requantise = Requantise::new(call.epilogue);
+    let plus = call.epilogue.sum.as_ref().map(|sum| Plus::new(sum));
     let arena = call.arena.as_ptr().cast::<u8>().cast_mut();
     let shape = call.output.shape;
     let length = (shape.c - channel).min(BLOCK);
@@ -380,8 +381,9 @@ unsafe fn finish<T: Transforms<SIDE, OUT>, const SIDE: usize, const OUT: usize>(
                 let (y, x) = (OUT * tile[0] + row, OUT * tile[1] + column);
                 let [first, second] = values[row][column];
                 let mut words = requantise.words(first, second);
-                if let (Some(sum), Some(other)) = (&call.epilogue.sum, &call.other) {
-                    words = plus::<2>(sum, words, arena.add(other.at(call.image, y, x) + channel));
+                if let (Some(plus), Some(other)) = (&plus, &call.other) {
+                    let other = arena.add(other.at(call.image, y, x) + channel);
+                    words = plus.words::<2>(words, other);
                 }
                 let to = arena.add(call.output.at(call.image, y, x) + channel);
                 store(to, requantise.bytes(words), length);

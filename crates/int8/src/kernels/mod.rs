@@ -76,8 +76,8 @@ pub(crate) struct Kernels {
     pub(crate) quantise: fn(&Quantisation, &[f32], &mut [u8]),
     /// Three planes of one length to pixels of three channels.
     pub(crate) interleave: fn([&[u8]; 3], Run<'_>),
-    /// A function of each byte of a run: input, output, which may be the same.
-    pub(crate) translate: fn(&Lookup, Run<'_>, Run<'_>, usize),
+    /// A function of each byte: input, output, which may be the same.
+    pub(crate) translate: fn(&Lookup, Run<'_>, Run<'_>, &Runs),
     /// Adds the real values of a run of bytes to sums.
     pub(crate) accumulate_reals: fn(&Quantisation, Run<'_>, &mut [f32]),
     /// Sums of that many real values to their stored means.
@@ -86,6 +86,25 @@ pub(crate) struct Kernels {
     pub(crate) blend: fn(ElementType, &Corners, [Run<'_>; 4], Run<'_>, usize),
     /// The same through real values, from one quantisation to another.
     pub(crate) blend_reals: fn([&Quantisation; 2], &Corners, [Run<'_>; 4], Run<'_>, usize),
+}
+
+/// Several runs of bytes, at equal distances in the input and in the output.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Runs {
+    pub(crate) length: usize,
+    pub(crate) count: usize,
+    /// From one run to the next: input, output.
+    pub(crate) steps: [usize; 2],
+}
+
+impl Runs {
+    /// Panics unless all runs lie within both.
+    pub(crate) fn check(&self, x: Run<'_>, y: Run<'_>) {
+        for (bytes, step) in [(x.len(), self.steps[0]), (y.len(), self.steps[1])] {
+            let end = self.count.checked_sub(1).map_or(0, |last| last * step + self.length);
+            assert!(end <= bytes);
+        }
+    }
 }
 
 /// Bytes of the arena from an offset on.

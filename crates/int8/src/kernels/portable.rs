@@ -1,7 +1,7 @@
 //! Loops that compilers vectorise well, in safe code. Each instruction set instantiates them with its own features.
 
 use crate::kernels::lookup::Lookup;
-use crate::kernels::{Depthwise, Run};
+use crate::kernels::{Depthwise, Run, Runs};
 use crate::numerics::{self, AddRule, MulRule};
 use crate::resize::Corners;
 use crate::tensor::{ElementType, Quantisation};
@@ -58,9 +58,12 @@ pub(crate) fn interleave(planes: [&[u8]; 3], y: Run<'_>) {
     }
 }
 
-pub(crate) fn translate(table: &Lookup, x: Run<'_>, y: Run<'_>, length: usize) {
-    for (x, y) in x[..length].iter().zip(&y[..length]) {
-        y.set(table.bytes[usize::from(x.get())]);
+pub(crate) fn translate(table: &Lookup, x: Run<'_>, y: Run<'_>, runs: &Runs) {
+    for run in 0..runs.count {
+        let (x, y) = (&x[run * runs.steps[0]..], &y[run * runs.steps[1]..]);
+        for (x, y) in x[..runs.length].iter().zip(&y[..runs.length]) {
+            y.set(table.bytes[usize::from(x.get())]);
+        }
     }
 }
 
