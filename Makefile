@@ -78,7 +78,7 @@ bench-stages: ## What each stage of a frame costs with the detector, from the ca
 	cargo run --locked --release --quiet -p ocelli -- bench models/nanodet-g-coco
 
 .PHONY: bench-peers
-bench-peers: ## The zoo beside onnxruntime and OpenVINO on one core; writes docs/performance.md (needs python3 with venv and the network)
+bench-peers: ## Eight int8 nets beside onnxruntime and OpenVINO on one core; writes docs/performance.md (needs python3 with venv and the network)
 	benches/peers.sh
 
 .PHONY: footprint

@@ -23,6 +23,10 @@ impl Aligned {
         self.lines.len() * 64
     }
 
+    #[cfg_attr(
+        not(any(target_arch = "x86_64", target_arch = "aarch64")),
+        expect(dead_code, reason = "for kernels of bytes")
+    )]
     pub(crate) fn bytes(&self) -> &[u8] {
         // SAFETY: the lines are that many initialised bytes without padding, borrowed with `self`.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len()) }

@@ -59,6 +59,7 @@ pub(crate) fn interleave(planes: [&[u8]; 3], y: Run<'_>) {
 }
 
 pub(crate) fn translate(table: &Lookup, x: Run<'_>, y: Run<'_>, runs: &Runs) {
+    runs.check(x, y);
     for run in 0..runs.count {
         let (x, y) = (&x[run * runs.steps[0]..], &y[run * runs.steps[1]..]);
         for (x, y) in x[..runs.length].iter().zip(&y[..runs.length]) {
