@@ -43,6 +43,10 @@ firmware: ## The image of a board: BOARD=nanopi-neo make firmware (docs/firmware
 test-parity: ## Compare with onnxruntime and Pillow on the labelled pictures in OCELLI_DATA (Python; about ten minutes)
 	tests/parity/run.sh
 
+.PHONY: test-npu
+test-npu: ## The plug-in for ONNX Runtime against the real library, fetched from PyPI (24 MB; Python with venv and the network)
+	tests/npu/run.sh
+
 .PHONY: cross
 cross: ## Static binaries for ARM (aarch64, armv7), release profile, held against their size limits
 	cross/setup.sh

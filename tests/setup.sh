@@ -6,6 +6,8 @@ set -euo pipefail
 packages=()
 command -v cc >/dev/null || packages+=(gcc libc6-dev)
 if [ "${1:-test}" != build ]; then
+    # The header of accelerators' plug-ins is tried as C++, too.
+    command -v c++ >/dev/null || packages+=(g++)
     [ -x /usr/sbin/mosquitto ] || command -v mosquitto >/dev/null || packages+=(mosquitto)
     command -v mosquitto_sub >/dev/null || packages+=(mosquitto-clients)
 fi

@@ -200,11 +200,20 @@ def write_graph(net, stem):
     print(os.path.basename(stem), *sorted({node.op_type for node in onnx.load(stem + ".onnx").graph.node}))
 
 
+def write_relu(path):
+    """The whole of what the example plug-in can run."""
+    border = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 6]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"], name="relu")], "relu", border[:1], border[1:])
+    opset = [helper.make_opsetid("", 13)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8, producer_name="ocelli"), path)
+
+
 def main(folder):
     logging.disable(logging.WARNING)  # the quantiser's advice to pre-process
     write_classifier(os.path.join(folder, "tiny-classifier"))
     write_graph(every_operator(), os.path.join(folder, "tiny-qop"))
     write_graph(softmax(), os.path.join(folder, "tiny-qop-softmax"))
+    write_relu(os.path.join(folder, "relu.onnx"))
 
 
 if __name__ == "__main__":
