@@ -22,7 +22,7 @@ setenv oc_header 'setenv oc_to @HEADER@; setenv oc_from ${oc_at_header}; setenv 
 setenv oc_kernel 'setenv oc_to @KERNEL_ADDR@; setenv oc_from ${oc_at_kernel}; setenv oc_n ${oc_kernel_n}; setenv oc_size ${oc_kernel_size}; setenv oc_crc1 @KERNEL_CRC1@; setenv oc_crc2 @KERNEL_CRC2@; run oc_part'
 setenv oc_initrd 'setenv oc_to @INITRD_ADDR@; setenv oc_from ${oc_at_initrd}; setenv oc_n ${oc_initrd_n}; setenv oc_size ${oc_initrd_size}; setenv oc_crc1 @INITRD_CRC1@; setenv oc_crc2 @INITRD_CRC2@; run oc_part'
 setenv oc_dtb '@LOAD_DTB@'
-setenv oc_go 'echo "ocelli: booting slot ${oc_active}, version ${oc_version}, ${oc_this}"; setenv bootargs "console=@CONSOLE@ quiet loglevel=4 panic=10 ocelli.slot=${oc_active} ocelli.disk=@SIGNATURE@"; @UNPACK@ @BOOT@ @KERNEL_ADDR@ @INITRD_ADDR@:${oc_initrd_size} @FDT@'
+setenv oc_go 'echo "ocelli: booting slot ${oc_active}, version ${oc_version}, ${oc_this}"; setenv bootargs "console=@CONSOLE@ quiet loglevel=4 panic=10 @WORDS@ ocelli.slot=${oc_active} ocelli.disk=@SIGNATURE@"; @UNPACK@ @BOOT@ @KERNEL_ADDR@ @INITRD_ADDR@:${oc_initrd_size} @FDT@'
 
 setenv oc_sector @STATE0@; run oc_read; setenv oc_ok0 ${oc_ok}
 if test ${oc_ok0} = yes; then env import -t @STATE@ 1f8 oc_gen; setenv oc_gen0 ${oc_gen}; fi

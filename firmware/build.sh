@@ -3,7 +3,7 @@
 # running board. The same inputs give the same bytes. What every step needs is installed by firmware/setup.sh, which this calls.
 #
 #   firmware/build.sh BOARD [--out DIR] [--extra DIR] [--modules "NAME…"] [--agent FILE] [--slot FILE] [--profile PROFILE]
-#                     [--sign KEY] [--key PUB] [--confirm-after S]
+#                     [--sign KEY] [--key PUB] [--confirm-after S] [--kernel-words "WORD…"]
 #
 # BOARD           a file name in firmware/boards/
 # --out DIR       where the files go (default: target/firmware)
@@ -14,6 +14,7 @@
 # --profile NAME  cargo profile of both programs (default: release; `thin` links in seconds and is larger)
 # --sign KEY      signs the slot file with a key of `ocelli-slot keygen`
 # --key PUB       the board takes only firmware signed with one of these public keys
+# --kernel-words  further words for the kernel's command line
 # --confirm-after seconds that the agent must be ready and alive before a new slot counts (default 30)
 # Environment: OCELLI_FIRMWARE_VERSION (default: the package's), SOURCE_DATE_EPOCH (default: the time of the last commit).
 set -euo pipefail
@@ -27,7 +28,7 @@ die() { echo "build.sh: $*" >&2; exit 1; }
 board=${1:-}
 [[ $board =~ ^[a-z0-9-]+$ && -e $here/boards/$board ]] || die "no board '$board'; boards are: $(ls "$here/boards" | tr '\n' ' ')"
 shift
-out=${CARGO_TARGET_DIR:-$root/target}/firmware extra= more_modules= agent= slot= profile=release sign= key= confirm_after=30
+out=${CARGO_TARGET_DIR:-$root/target}/firmware extra= more_modules= agent= slot= profile=release sign= key= confirm_after=30 words=
 while [ $# -gt 0 ]; do
     [ $# -ge 2 ] || die "$1 needs a value"
     case $1 in
@@ -40,6 +41,7 @@ while [ $# -gt 0 ]; do
         --sign) sign=$2 ;;
         --key) key=$2 ;;
         --confirm-after) confirm_after=$2 ;;
+        --kernel-words) words=$2 ;;
         *) die "unknown option $1" ;;
     esac
     shift 2
@@ -192,7 +194,7 @@ make_boot_script() {
     if [ -n "$UNPACK_ADDR" ]; then
         unpack="setenv kernel_comp_addr_r $UNPACK_ADDR; setenv kernel_comp_size \${oc_kernel_size};"
     fi
-    sed -e "s|@BOARD@|$board|g; s|@DISK@|$DISK|g; s|@CONSOLE@|$CONSOLE|g; s|@SIGNATURE@|$signature|g; s|@BOOT@|$BOOT|g" \
+    sed -e "s|@BOARD@|$board|g; s|@DISK@|$DISK|g; s|@CONSOLE@|$CONSOLE|g; s|@WORDS@|$words|g; s|@SIGNATURE@|$signature|g; s|@BOOT@|$BOOT|g" \
         -e "s|@STATE0@|$(hex $STATE0)|g; s|@STATE1@|$(hex $STATE1)|g" \
         -e "s|@STATE@|$SCRATCH|g; s|@STATE_CRC1@|$(plus $SCRATCH 1f8)|g; s|@STATE_CRC2@|$(plus $SCRATCH 1fc)|g; s|@CRC@|$(plus $SCRATCH 300)|g" \
         -e "s|@HEADER@|$header|g; s|@HEADER_CRC1@|$(plus $header 1f8)|g; s|@HEADER_CRC2@|$(plus $header 1fc)|g" \

@@ -5,12 +5,21 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, chown, symlink};
 use std::path::Path;
 
-/// File operations that count: with a budget, the power is gone when it is used up.
+/// File operations that count: in tests the power is gone, or the disk full, when their budget is used up.
 #[derive(Debug, Default)]
 pub struct Files {
     /// User and group that new files belong to; `None`: whoever runs this.
     pub owner: Option<(u32, u32)>,
-    budget: Option<std::cell::Cell<usize>>,
+    budget: Option<(std::cell::Cell<usize>, End)>,
+}
+
+/// What a budget ends in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    #[cfg_attr(not(test), expect(dead_code, reason = "only tests cut the power"))]
+    PowerCut,
+    #[cfg_attr(not(test), expect(dead_code, reason = "only tests pretend that the disk is full"))]
+    DiskFull,
 }
 
 impl Files {
@@ -22,15 +31,28 @@ impl Files {
 
     #[cfg(test)]
     pub(crate) fn cut_after(operations: usize) -> Self {
-        Self { owner: None, budget: Some(operations.into()) }
+        Self { owner: None, budget: Some((operations.into(), End::PowerCut)) }
     }
 
+    #[cfg(test)]
+    pub(crate) fn full_after(operations: usize) -> Self {
+        Self { owner: None, budget: Some((operations.into(), End::DiskFull)) }
+    }
+
+    /// Before an operation that takes space.
     fn spend(&self) -> io::Result<()> {
-        if let Some(budget) = &self.budget {
-            let left = budget.get().checked_sub(1);
-            budget.set(left.ok_or_else(|| io::Error::other("the power is gone"))?);
-        }
+        let Some((budget, end)) = &self.budget else { return Ok(()) };
+        let left = budget.get().checked_sub(1);
+        budget.set(left.ok_or_else(|| match end {
+            End::PowerCut => io::Error::other("the power is gone"),
+            End::DiskFull => io::ErrorKind::StorageFull.into(),
+        })?);
         Ok(())
+    }
+
+    /// Before an operation that frees space.
+    fn spend_freeing(&self) -> io::Result<()> {
+        if matches!(self.budget, Some((_, End::DiskFull))) { Ok(()) } else { self.spend() }
     }
 
     /// Makes a folder that only the owner enters, empty also if it was there.
@@ -76,19 +98,23 @@ impl Files {
         File::open(path)?.sync_all()
     }
 
+    /// Removes a folder, if it is there.
     pub(crate) fn remove_folder(&self, path: &Path) -> io::Result<()> {
-        self.spend()?;
-        fs::remove_dir_all(path)
+        self.spend_freeing()?;
+        match fs::remove_dir_all(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Overwrites a file in place with zeros, then deletes it.
     pub(crate) fn wipe(&self, path: &Path) -> io::Result<()> {
-        self.spend()?;
+        self.spend_freeing()?;
         let length = usize::try_from(fs::metadata(path)?.len()).unwrap_or(0);
         let mut file = OpenOptions::new().write(true).open(path)?;
         file.write_all(&vec![0; length])?;
         file.sync_all()?;
-        self.spend()?;
+        self.spend_freeing()?;
         fs::remove_file(path)?;
         self.sync_folder(path.parent().unwrap_or(Path::new(".")))
     }

@@ -19,6 +19,7 @@ pub const ERROR_FILE: &str = "ocelli-error.txt";
 pub const STATUS_FILE: &str = "ocelli-status.txt";
 const LARGEST: u64 = 1 << 20;
 const MOST: usize = 64;
+const FULL: &str = "the data partition is full; what was in force stays in force";
 
 /// What provisioning came to.
 #[derive(Debug, PartialEq, Eq)]
@@ -101,9 +102,7 @@ pub fn provision(
         .map(|refused| refused.or_else(|| check(&folder.join("ocelli.toml")).err()));
     let refused = match staged {
         Ok(refused) => refused,
-        Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-            Some("the data partition is full; what was in force stays in force".to_owned())
-        }
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => Some(FULL.to_owned()),
         Err(error) => return Err(error),
     };
     if let Some(reason) = refused {
@@ -112,7 +111,13 @@ pub fn provision(
     }
     files.sync_folder(&folder)?;
     files.sync_folder(data)?;
-    files.point(&link, &next)?;
+    match files.point(&link, &next) {
+        // The folder stays: whether the link names it already is the disk's secret. The next attempt makes it afresh.
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+            return Ok(Outcome::Refused(FULL.to_owned()));
+        }
+        pointed => pointed?,
+    }
     for path in offered.values() {
         files.wipe(path)?;
     }
@@ -416,6 +421,26 @@ mod tests {
         let text = "# office\r\naddress = 192.168.1.20/24\r\ngateway=192.168.1.1\r\ndns = \"9.9.9.9\"\nntp = time.example\n";
         let want = "ADDRESS=192.168.1.20/24\nGATEWAY=192.168.1.1\nDNS=9.9.9.9\nNTP=time.example\n";
         assert_eq!(network(text).unwrap(), want);
+    }
+
+    #[test]
+    fn a_disk_that_is_full_at_any_point_is_told_and_what_was_in_force_stays() {
+        let mut refused = 0;
+        for operations in 0.. {
+            let board = Board::new(FIRST);
+            board.run(&Files::default()).unwrap();
+            board.bring(&[("password", "second")]);
+            match board.run(&Files::full_after(operations)).unwrap() {
+                Outcome::Refused(reason) => assert_eq!(reason, FULL, "after {operations}"),
+                _ => break,
+            }
+            refused += 1;
+            assert_eq!(board.in_force("password").as_deref(), Some("secret"), "after {operations}");
+            assert!(board.fat().join("password").exists(), "after {operations}");
+            assert!(matches!(board.run(&Files::default()).unwrap(), Outcome::Taken(_)));
+            assert_eq!(board.in_force("password").as_deref(), Some("second"), "after {operations}");
+        }
+        assert!(refused > 5, "{refused} points were tried");
     }
 
     #[test]
