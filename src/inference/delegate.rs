@@ -45,6 +45,12 @@ pub trait CompiledSegment: Send {
         deadline: Instant,
     ) -> Result<(), RunError>;
 
+    /// Whether it computes on the processor that tract would use. Then being late is no reason to go to tract, which would
+    /// be later still: it is given all the time it needs.
+    fn shares_the_processor(&self) -> bool {
+        false
+    }
+
     /// Its layers in the order in which they run, where it can say when each is done.
     fn layers(&self) -> Vec<Layer> {
         Vec::new()

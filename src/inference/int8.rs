@@ -118,6 +118,10 @@ impl CompiledSegment for Compiled {
         self.run_observed(inputs, outputs, deadline, &mut |_| {})
     }
 
+    fn shares_the_processor(&self) -> bool {
+        true
+    }
+
     fn layers(&self) -> Vec<Layer> {
         let layer = |layer: &ocelli_int8::Layer| {
             let Shape { h, w, c, .. } = layer.shape;

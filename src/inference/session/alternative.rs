@@ -122,6 +122,11 @@ impl Alternative {
         }
     }
 
+    /// Whether no other one would be quicker, on a busy machine or a slow one.
+    pub(super) fn may_be_late(&mut self) -> bool {
+        self.is_host() || self.segment().is_some_and(|segment| segment.shares_the_processor())
+    }
+
     pub(super) fn succeeded(&mut self) {
         self.failures_in_a_row = 0;
         self.retry_at = None;

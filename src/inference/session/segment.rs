@@ -17,6 +17,8 @@ use crate::inference::graph::{GraphView, NodeSet};
 use crate::inference::tract::{self, TractSegment};
 use crate::tensor::{Tensor, TensorView, TensorViewMut};
 
+/// For what is not given up: longer than any run takes.
+const PATIENCE: Duration = Duration::from_secs(3600);
 /// Tensors at a segment's border that cost no allocation per frame.
 const ON_STACK: usize = 16;
 
@@ -153,10 +155,12 @@ impl Runner {
                 }
             }
             self.current = place;
-            let result = self.run_one(place, inputs, tensors, deadline);
+            let patient = self.alternatives[place].may_be_late();
+            let until = if patient { start + PATIENCE } else { deadline };
+            let result = self.run_one(place, inputs, tensors, until);
             let end = clock.now();
             self.last_run = end.saturating_duration_since(start);
-            let late = end > deadline && !self.alternatives[place].is_host();
+            let late = end > until;
             match result {
                 Ok(()) => {
                     // A late answer is still right; the next frame goes to somebody faster.
@@ -239,7 +243,7 @@ impl Runner {
             }
             last = clock.now();
         };
-        let deadline = clock.now() + Duration::from_secs(3600);
+        let deadline = clock.now() + PATIENCE;
         let ran = self.run_current(self.current, inputs, tensors, deadline, Some(&mut after));
         ran.map_err(|error| SessionError::Failed {
             node: self.plan.first_node(),

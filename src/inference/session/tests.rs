@@ -296,3 +296,20 @@ fn refuses_an_input_of_another_shape_or_type() {
         assert!(matches!(error, Err(SessionError::WrongInput { .. })), "{error:?}");
     }
 }
+
+#[test]
+fn what_computes_on_this_processor_is_not_given_up_for_being_late() {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let onnx = testing::bytes(&testing::qdq_model());
+    let delegates = crate::inference::delegates(&["int8".to_owned()], &clock);
+    let options = SessionOptions { quarantine_after: 1, ..SessionOptions::default() };
+    let mut session = Session::load(&onnx, &delegates, options, Arc::clone(&clock)).unwrap();
+    let input = Tensor::zeros(session.inputs()[0].clone());
+    for _ in 0..3 {
+        let passed = clock.now() - FRAME;
+        session.run(&[input.view()], passed).expect("late, but right");
+    }
+    let report = session.report();
+    assert!(report.segments.iter().any(|segment| segment.delegate == "int8"), "{report:?}");
+    assert!(report.segments.iter().all(|segment| segment.fallbacks == 0), "{report:?}");
+}
