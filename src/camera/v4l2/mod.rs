@@ -22,8 +22,8 @@ use crate::camera::{Camera, CameraError, CameraInfo, Capture, MAX_PIXELS, Settin
 use crate::clock::{Clock, UnixTime};
 use crate::frame::{Frame, PixelFormat};
 
-/// Buffers in the driver: one is being filled, one waits, two cover a late capture thread.
-const BUFFERS: u32 = 4;
+/// Buffers in the driver: one is being filled, one waits, one covers a late capture thread. Each is a whole picture of memory.
+const BUFFERS: u32 = 3;
 /// Without a good frame for this long, or four frame intervals, the device is closed and opened again.
 const STALL: Duration = Duration::from_secs(5);
 /// A stamp older than this is not of this frame.
