@@ -1,7 +1,7 @@
 /* ocelli_delegate.h: how an accelerator plugs into Ocelli. ABI 1.0, C11 and C++11, no other header of ours.
  *
- * A plug-in is one shared library that exports one symbol, ocelli_delegate_get_api(). It is made for a process of its own beside the
- * agent: there it may crash, hang or leak without harm.
+ * A plug-in is one shared library that exports one symbol, ocelli_delegate_get_api(). It is loaded by ocelli-npu-worker, a
+ * process of its own: it may crash, hang or leak without harm to the agent, which ends it and goes on without it.
  * docs/npu.md tells the way from here to a running plug-in; plugins/relu.c is a whole one on two pages.
  *
  * Rules
@@ -13,7 +13,7 @@
  *  - A function that may be absent says so: its pointer may be null.
  *  - A status other than OCELLI_OK should have a reason: last_error().
  *  - One thread calls at a time. The plug-in may have threads of its own.
- *  - Standard output and error are a log. Standard input is empty.
+ *  - Standard output and error are the worker's log. Standard input is empty.
  */
 #ifndef OCELLI_DELEGATE_H
 #define OCELLI_DELEGATE_H

@@ -9,7 +9,6 @@
 
 #include <float.h>
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -376,7 +375,8 @@ static void hog(void) {
 }
 
 static ocelli_status misbehave(ocelli_context *c) {
-  if (is(c->fault, "segv")) raise(SIGSEGV);
+  /* Not raise(): the host's handler returns from a signal without a fault. An address in the first page. */
+  if (is(c->fault, "segv")) *(volatile char *)(uintptr_t)(1 + c->runs % 1024) = 1;
   if (is(c->fault, "abort")) abort();
   if (is(c->fault, "exit")) _exit(3);
   if (is(c->fault, "hang")) for (;;) pause();
