@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs every test: one build of everything, unit and integration tests, documentation examples, lints; then the ARM build in
-# an emulator.
+# an emulator, and on an emulated board.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,5 +28,8 @@ make --no-print-directory lint
 step the ARM build
 cross/setup.sh aarch64-unknown-linux-musl
 cross/test.sh aarch64-unknown-linux-musl
+
+step an emulated board: camera, classification, broker
+tests/boards/run.sh --aarch64 aarch64_classifies
 
 step done
