@@ -73,6 +73,11 @@ demo: ## Broker, agent and receiver on this machine: real pictures, real model, 
 test-tuf: ## Run the public TUF conformance suite: TUF_CONFORMANCE=CHECKOUT (needs python3, faketime and the network)
 	crates/tuf/conformance.sh
 
+.PHONY: test-updates
+test-updates: ## Model updates with 200 kills, 50 devices, a large model, python-tuf and fuzzing (an hour); `make test` has less
+	tests/setup.sh
+	tests/updates.sh
+
 .PHONY: bench-frame
 bench-frame: ## The frame path without inference beside OpenCV, on one core (needs python3 with venv and the network)
 	benches/frame_path.sh

@@ -22,3 +22,4 @@ pub mod mqtt;
 pub mod pipeline;
 pub mod report;
 pub mod store;
+pub mod update;

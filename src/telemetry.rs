@@ -89,6 +89,14 @@ impl Histogram {
         slice.max_us.fetch_max(value_us, Relaxed);
     }
 
+    /// Forgets everything. To be called by the recording thread.
+    pub fn clear(&self) {
+        for slice in self.slices.iter() {
+            slice.turn.store(0, Relaxed);
+            slice.clear();
+        }
+    }
+
     /// Percentiles of the last minute.
     #[must_use]
     pub fn percentiles(&self, now: Instant) -> Percentiles {

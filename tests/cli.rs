@@ -135,13 +135,21 @@ fn check_names_every_problem_of_a_configuration_on_its_own_line() {
 #[test]
 fn check_looks_at_every_file_that_a_configuration_names() {
     let text = "[device]\nid = \"a\"\n[[stream]]\ncamera = \"absent.jpg\"\n[model]\npath = \"absent\"\n\
-        [mqtt]\nhost = \"b\"\ntls = { ca = \"ca.pem\" }\nusername = \"u\"\npassword_file = \"pw\"\n";
+        [mqtt]\nhost = \"b\"\ntls = { ca = \"ca.pem\" }\nusername = \"u\"\npassword_file = \"pw\"\n\
+        [update]\nrepo = \"factory-a\"\nmodel = \"m\"\nroot = \"1.root.json\"\n";
     let (folder, path) = file("ocelli.toml", text);
+    fs::write(folder.path().join("1.root.json"), "{\"signed\":{}}").unwrap();
     fs::write(folder.path().join("ca.pem"), "no certificate").unwrap();
     let output = ocelli(&["check", path.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1));
     let said = err(&output);
-    for part in ["stream.camera: ", "model.path: ", "mqtt.tls: ", "mqtt.password_file: "] {
+    for part in [
+        "stream.camera: ",
+        "model.path: ",
+        "mqtt.tls: ",
+        "mqtt.password_file: ",
+        "1.root.json: root.json is malformed",
+    ] {
         assert!(said.contains(part), "lacks {part}: {said}");
     }
 }

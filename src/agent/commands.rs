@@ -21,7 +21,7 @@ pub const MEMORY: Duration = Duration::from_secs(600);
 pub const MOST_REMEMBERED: usize = 512;
 
 /// The verbs of this agent.
-const VERBS: &str = "ping, snapshot, set-rate, check-update, abort-trial";
+const VERBS: &str = "ping, snapshot, set-rate, check-update, abort-trial, audit";
 
 /// What a valid request asks for.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,6 +45,11 @@ pub enum Command {
     CheckUpdate,
     /// Go back to the confirmed model.
     AbortTrial,
+    /// Tell rows of the audit log.
+    Audit {
+        /// Rows after this number.
+        after: u64,
+    },
 }
 
 /// What to do with a received request.
@@ -223,6 +228,14 @@ fn command(verb: &str, arguments: &Map<String, Value>) -> Result<Command, Comman
         "set-rate" => Ok(Command::SetRate { stream: stream(arguments)?, fps: fps(arguments)? }),
         "check-update" => Ok(Command::CheckUpdate),
         "abort-trial" => Ok(Command::AbortTrial),
+        "audit" => match arguments.get("after") {
+            None | Some(Value::Null) => Ok(Command::Audit { after: 0 }),
+            Some(number) => match number.as_u64() {
+                // The store counts in 63 bits.
+                Some(after) if after <= u64::MAX >> 1 => Ok(Command::Audit { after }),
+                _ => Err(error("bad-request", "after must be the number of a row")),
+            },
+        },
         _ => {
             let verb: String = verb.chars().take(40).collect();
             Err(error("unknown-verb", format!("\"{verb}\" is not known; known are {VERBS}")))

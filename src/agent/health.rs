@@ -157,10 +157,19 @@ fn delegates(report: &SessionReport) -> Vec<Delegate> {
 
 /// `VmRSS` of a process's status file (proc(5)), bytes.
 fn resident_bytes(status: &Path) -> Option<u64> {
+    status_bytes(status, "VmRSS:")
+}
+
+fn status_bytes(status: &Path, field: &str) -> Option<u64> {
     let text = fs::read_to_string(status).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
     let kibibytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
+}
+
+/// `VmHWM`, the most memory a process has had, bytes.
+pub(super) fn peak_bytes(status: &Path) -> Option<u64> {
+    status_bytes(status, "VmHWM:")
 }
 
 /// Whether systemd-timesyncd says that the clock is synchronised: `<run>/systemd/timesync/synchronized` exists.

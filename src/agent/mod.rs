@@ -10,6 +10,7 @@ mod local;
 mod service;
 mod settings;
 mod signals;
+mod updater;
 pub mod watchdog;
 
 use std::io::{self, Write};
@@ -21,12 +22,16 @@ use crate::clock::Clock;
 use crate::pipeline::{self, OpenCamera, Pipeline, Stream};
 use crate::report::new_boot_id;
 use crate::store::StoreError;
+use updater::Updates;
 
 pub(crate) use load::picture;
 pub use load::{Loaded, ModelError, load};
 pub use local::DEVICE as LOCAL_DEVICE;
 pub(crate) use service::forward;
-pub use settings::{DeliverySettings, ModelSettings, Settings, StreamSettings, WatchdogLimits};
+pub use settings::{
+    DeliverySettings, ModelSettings, Settings, StreamSettings, UpdateSettings, WatchdogLimits,
+};
+pub use updater::try_model;
 
 /// Longest wait for threads of the pipeline at the end.
 const THREADS_END: Duration = Duration::from_secs(2);
@@ -44,6 +49,14 @@ pub enum AgentError {
     /// The store belongs to a newer agent, or has no thread.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// There is no folder for updates.
+    #[error("updates: {}: {error}; make it writable or change store.dir", folder.display())]
+    Updates {
+        /// The folder.
+        folder: std::path::PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
     /// A required part of the board is not there.
     #[error(transparent)]
     Board(#[from] board::Error),
@@ -79,7 +92,14 @@ pub fn run(
     let boot_id = new_boot_id(clock.wall());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(AgentError::System)?;
-    let loaded = load(&settings.model, &clock)?;
+    let mut updates = match settings.updates {
+        Some(updates) => Some(Updates::open(updates, settings.model.clone(), Arc::clone(&clock))?),
+        None => None,
+    };
+    let (loaded, slot) = match &mut updates {
+        Some(updates) => updates.load_first()?,
+        None => (load(&settings.model, &clock)?, None),
+    };
     let id = loaded.spec.id();
     let golden = loaded.spec.golden().len();
     log::info!("model name={} version={} golden pictures passed={golden}", id.name, id.version);
@@ -93,11 +113,16 @@ pub fn run(
     hardware::watch_trigger(&settings.board, gates.collect(), control.clone(), Arc::clone(&clock))?;
     let outcome = match settings.delivery {
         Some(delivery) => {
+            let model = updater::Running { spec, watch, slot };
+            let updates = match updates {
+                Some(updates) => Some(updates.start(model.clone(), control.clone())?),
+                None => None,
+            };
             let running = service::Running {
                 boot_id,
                 control,
-                spec,
-                watch,
+                model,
+                updates,
                 hardware,
                 health_interval: settings.health_interval,
                 watchdog: settings.watchdog,

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use ocelli_protocol::health::{AuditHead, Power};
 use ocelli_protocol::message::{CommandError, ModelId};
 use ocelli_protocol::model_state::{ModelState, RunningModel, Trust, UpdatePhase, UpdateState};
-use ocelli_protocol::topic::DeviceTopics;
+use ocelli_protocol::repository::Digest;
+use ocelli_protocol::topic::{DeviceTopics, RepoTopics};
 use ocelli_protocol::{Id, VERSION};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -16,17 +17,19 @@ use tokio::task::JoinHandle;
 use crate::agent::commands::{self, Command, Commands, Received};
 use crate::agent::hardware::Hardware;
 use crate::agent::signals::Signals;
+use crate::agent::updater::{self, Ask, Told};
 use crate::agent::watchdog::{Notifier, Progress};
 use crate::agent::{AgentError, DeliverySettings, WatchdogLimits, health};
 use crate::board::{State, Watchdog};
 use crate::clock::Clock;
 use crate::frame::{Frame, PixelFormat};
-use crate::model::ModelSpec;
+use crate::model::slots::Slot;
 use crate::mqtt::{self, MAX_OUTGOING_BYTES, Message};
-use crate::pipeline::{CameraState, Control, ControlError, Reports, SessionWatch};
+use crate::pipeline::{CameraState, Control, ControlError, Reports};
 use crate::report::{self, Event, FrameReport, LinkState, ReporterHandle};
 use crate::store::{self, AuditEntry, Store};
 use crate::telemetry::Heartbeat;
+use crate::update;
 use crate::vision::annotate::Picture;
 
 /// Time between two steps of the light.
@@ -39,6 +42,12 @@ const SNAPSHOT_WAIT: Duration = Duration::from_secs(5);
 const MOST_SNAPSHOTS: usize = 4;
 /// Largest snapshot published: the packet's limit without topic and header.
 const MAX_SNAPSHOT_BYTES: usize = MAX_OUTGOING_BYTES - 1024;
+/// Rows of the audit log in one answer.
+const AUDIT_ROWS: u32 = 200;
+/// Bytes of them, about.
+const AUDIT_PAGE_BYTES: usize = 256 * 1024;
+/// Requests of one kind within this time share a row of the audit log.
+const FLOOD_WINDOW: Duration = Duration::from_secs(60);
 /// JPEG quality of a snapshot, 1 to 100.
 const SNAPSHOT_QUALITY: u8 = 85;
 /// What the reporter's end may take beside delivering: goodbye and last write, with room.
@@ -48,8 +57,8 @@ const FAREWELL: Duration = Duration::from_secs(8);
 pub(super) struct Running {
     pub(super) boot_id: String,
     pub(super) control: Control,
-    pub(super) spec: ModelSpec,
-    pub(super) watch: Arc<SessionWatch>,
+    pub(super) model: updater::Running,
+    pub(super) updates: Option<updater::Handle>,
     pub(super) hardware: Hardware,
     pub(super) health_interval: Duration,
     pub(super) watchdog: WatchdogLimits,
@@ -84,7 +93,8 @@ pub(super) async fn serve(
     let streams: Vec<Id> = running.control.stream_names().cloned().collect();
     let forward = tokio::spawn(forward(reports, streams, handle.clone()));
     let mut tasks = Tasks { reporter, forward };
-    let mut service = Service::new(running, topics, handle, store, Arc::clone(clock));
+    let mut service =
+        Service::new(running, topics, handle, store, Arc::clone(clock), delivery.repository);
     service.begin().await;
     let outcome = service.run(events, &mut signals, &mut tasks).await;
     service.notifier.stopping();
@@ -123,6 +133,45 @@ pub(crate) async fn forward(mut reports: Reports, streams: Vec<Id>, handle: Repo
     }
 }
 
+/// What the update thread tells next; waits for ever where there is none.
+async fn told(updates: &mut Option<updater::Handle>) -> Option<Told> {
+    match updates {
+        Some(updates) => updates.told.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Requests of one kind that do not get a row of the audit log each.
+struct Flood {
+    outcome: &'static str,
+    since: Instant,
+    more: u64,
+}
+
+/// Rows of the audit log as they are told.
+fn audit_page(rows: &[store::AuditRow]) -> Value {
+    let hex = |digest: &[u8; 32]| Digest(*digest).to_string();
+    let row = |row: &store::AuditRow| {
+        json!({
+            "number": row.number,
+            "at_us": row.entry.at.as_micros(),
+            "kind": row.entry.kind,
+            "subject": row.entry.subject,
+            "detail": row.entry.detail,
+            "previous": hex(&row.previous),
+            "sha256": hex(&row.digest),
+        })
+    };
+    // A page must fit a packet, whatever the rows hold.
+    let mut bytes = 0;
+    let fits = |row: &&store::AuditRow| {
+        bytes += row.entry.detail.len() + 400;
+        bytes <= AUDIT_PAGE_BYTES
+    };
+    let rows: Vec<Value> = rows.iter().take_while(fits).map(row).collect();
+    json!({ "rows": rows })
+}
+
 /// A request whose answer took time.
 type Finished = (Id, &'static str, Result<Value, CommandError>);
 
@@ -142,6 +191,11 @@ struct Service {
     store_alive: Arc<Heartbeat>,
     power: Option<Power>,
     snapshots: usize,
+    floods: Vec<Flood>,
+    repository: Option<RepoTopics>,
+    update: UpdateState,
+    trust: Trust,
+    connected: bool,
     finished_in: mpsc::Sender<Finished>,
     finished: mpsc::Receiver<Finished>,
 }
@@ -153,10 +207,12 @@ impl Service {
         handle: ReporterHandle,
         store: Store,
         clock: Arc<dyn Clock>,
+        repository: Option<RepoTopics>,
     ) -> Self {
         let now = clock.now();
         let notifier = Notifier::from_environment(running.hardware_watchdog.take());
         let (finished_in, finished) = mpsc::channel(MOST_SNAPSHOTS);
+        let state = if running.updates.is_some() { UpdatePhase::Idle } else { UpdatePhase::Off };
         Self {
             running,
             topics,
@@ -173,18 +229,23 @@ impl Service {
             store_alive: Arc::new(Heartbeat::new(now)),
             power: None,
             snapshots: 0,
+            floods: Vec::new(),
+            repository,
+            update: UpdateState { state, target: None, progress: None, reason: None, last: None },
+            trust: Trust::Confirmed,
+            connected: false,
             finished_in,
             finished,
         }
     }
 
     async fn begin(&mut self) {
-        let id = self.running.spec.id().clone();
+        let id = self.running.model.spec.id().clone();
         let detail = json!({
             "boot_id": self.running.boot_id,
             "model": id.name,
             "version": id.version,
-            "sha256": self.running.spec.sha256().to_string(),
+            "sha256": self.running.model.spec.sha256().to_string(),
         });
         self.audit("start", env!("CARGO_PKG_VERSION"), &detail);
         self.publish(self.topics.model(), &self.model_state()).await;
@@ -208,14 +269,14 @@ impl Service {
                 _ = ticker.tick() => self.tick().await,
                 event = events.recv() => match event {
                     Some(Event::Message(message)) => self.on_message(message).await,
-                    Some(Event::Subscribed { filter, granted: false }) => {
-                        log::error!("the broker refuses filter={filter}; allow it in its access rules");
-                    }
-                    Some(Event::Subscribed { .. }) => {}
+                    Some(Event::Subscribed { filter, granted }) => self.on_subscribed(filter, granted),
                     None => return Err(AgentError::Task("reporter")),
                 },
+                Some(told) = told(&mut self.running.updates) => self.on_told(told).await,
                 Some((id, verb, outcome)) = self.finished.recv() => {
-                    self.snapshots -= 1;
+                    if verb == "snapshot" {
+                        self.snapshots -= 1;
+                    }
                     self.finish(&id, verb, outcome).await;
                 }
                 _ = &mut tasks.forward, if frames_flow => {
@@ -249,6 +310,7 @@ impl Service {
     async fn tick(&mut self) {
         let now = self.clock.now();
         self.running.hardware.show(self.state(now), now);
+        self.tell_link();
         if now < self.next_second {
             return self.feed(now);
         }
@@ -262,6 +324,7 @@ impl Service {
             self.probe_store();
         }
         self.feed(now);
+        self.end_floods(now);
         self.tell_status(now);
         if now >= self.next_health {
             self.next_health = now + self.running.health_interval;
@@ -310,7 +373,7 @@ impl Service {
     }
 
     fn tell_status(&mut self, now: Instant) {
-        let id = self.running.spec.id();
+        let id = self.running.model.spec.id();
         let fps: f32 = self.running.control.streams(now).iter().map(|stream| stream.fps).sum();
         let broker = match self.handle.counters().link {
             LinkState::Up => "broker connected".to_owned(),
@@ -328,7 +391,7 @@ impl Service {
             boot_id: &self.running.boot_id,
             model: self.model_id(),
             control: &self.running.control,
-            session: &self.running.watch.report(),
+            session: &self.running.model.watch.report(),
             counters: &self.handle.counters(),
             commands: self.commands.counts(),
             temperatures: self.running.hardware.temperatures(),
@@ -339,13 +402,13 @@ impl Service {
     }
 
     fn model_id(&self) -> &ModelId {
-        self.running.spec.id()
+        self.running.model.spec.id()
     }
 
     fn model_state(&self) -> ModelState {
         let id = self.model_id();
         let mut backend: Vec<String> = Vec::new();
-        for segment in self.running.watch.report().segments {
+        for segment in self.running.model.watch.report().segments {
             if !backend.contains(&segment.delegate) {
                 backend.push(segment.delegate);
             }
@@ -355,19 +418,109 @@ impl Service {
             running: RunningModel {
                 name: id.name.clone(),
                 version: id.version.clone(),
-                sha256: self.running.spec.sha256().to_string(),
-                slot: "config".to_owned(),
-                state: Trust::Confirmed,
+                sha256: self.running.model.spec.sha256().to_string(),
+                slot: self.running.model.slot.map_or("config", Slot::name).to_owned(),
+                state: self.trust,
                 backend,
-                golden: self.running.spec.golden().len(),
+                golden: self.running.model.spec.golden().len(),
             },
-            update: UpdateState {
-                state: UpdatePhase::Off,
-                target: None,
-                progress: None,
-                last: None,
-            },
+            update: self.update.clone(),
         }
+    }
+
+    /// What the update thread tells.
+    async fn on_told(&mut self, told: Told) {
+        match told {
+            Told::Subscribe(topic) => self.subscribe(topic).await,
+            Told::Unsubscribe(topic) => {
+                if self.handle.unsubscribe(topic).await.is_err() {
+                    log::debug!("not unsubscribed: the reporter has ended");
+                }
+            }
+            Told::Update(state, trust) => {
+                (self.update, self.trust) = (state, trust);
+                self.publish(self.topics.model(), &self.model_state()).await;
+            }
+            Told::Model(model) => {
+                self.running.model = *model;
+                self.publish(self.topics.model(), &self.model_state()).await;
+            }
+            Told::Audit { subject, detail } => self.audit("update", &subject, &detail),
+        }
+    }
+
+    async fn subscribe(&self, topic: String) {
+        if self.handle.subscribe(topic).await.is_err() {
+            log::debug!("not subscribed: the reporter has ended");
+        }
+    }
+
+    /// Hands an event to the update thread; `false` when it has no room. A message that is lost is asked for again by the session.
+    fn tell_updates(&self, event: update::Event) -> bool {
+        let Some(updates) = &self.running.updates else { return true };
+        let told = updates.asks.try_send(Ask::Event(event)).is_ok();
+        if !told {
+            log::debug!("an event is lost: the update thread is busy");
+        }
+        told
+    }
+
+    /// The update thread learns of sessions that begin and end; when it is busy, with the next tick.
+    fn tell_link(&mut self) {
+        let connected = self.handle.counters().link == LinkState::Up;
+        if connected != self.connected {
+            let event =
+                if connected { update::Event::Connected } else { update::Event::Disconnected };
+            if self.tell_updates(event) {
+                self.connected = connected;
+            }
+        }
+    }
+
+    fn check_update(&self) -> Result<Value, CommandError> {
+        let Some(updates) = &self.running.updates else {
+            let message = "updates are not configured; add [update] to the configuration";
+            return Err(commands::error("not-now", message));
+        };
+        match updates.asks.try_send(Ask::Event(update::Event::CheckNow)) {
+            Ok(()) => Ok(json!({ "update": self.update })),
+            Err(_) => Err(commands::error("busy", "the update thread is busy; ask again")),
+        }
+    }
+
+    /// Asks the store for rows of the audit log; the answer comes through `finished`.
+    fn begin_audit(&self, id: &Id, after: u64) -> Result<(), CommandError> {
+        let (id, finished) = (id.clone(), self.finished_in.clone());
+        let asked = self.store.audit_after(after, AUDIT_ROWS, move |rows| {
+            let outcome = match rows {
+                Ok(rows) => Ok(audit_page(&rows)),
+                Err(error) => Err(commands::error("failed", error.to_string())),
+            };
+            // Without room the operator asks again.
+            let _ = finished.try_send((id, "audit", outcome));
+        });
+        asked.map_err(|error| commands::error("busy", error.to_string()))
+    }
+
+    /// Asks for the end of a trial; the answer comes through `finished`.
+    fn begin_abort(&self, id: &Id) -> Result<(), CommandError> {
+        let none = || commands::error("not-now", "no model is in trial or probation");
+        let updates = self.running.updates.as_ref().ok_or_else(none)?;
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        if updates.asks.try_send(Ask::Abort(answer)).is_err() {
+            return Err(commands::error("busy", "the update thread is busy; ask again"));
+        }
+        let (id, finished) = (id.clone(), self.finished_in.clone());
+        tokio::spawn(async move {
+            let outcome = match answered.await {
+                Ok(true) => Ok(json!({ "aborted": true })),
+                Ok(false) => Err(none()),
+                Err(_) => Err(commands::error("failed", "the update thread has ended")),
+            };
+            // The service may have ended; then nobody is answered.
+            let _ = finished.send((id, "abort-trial", outcome)).await;
+        });
+        Ok(())
     }
 
     async fn publish(&self, topic: String, document: &impl serde::Serialize) {
@@ -377,7 +530,21 @@ impl Service {
         }
     }
 
+    fn on_subscribed(&self, filter: String, granted: bool) {
+        if !granted {
+            log::error!("the broker refuses filter={filter}; allow it in its access rules");
+        }
+        if self.repository.as_ref().is_some_and(|repository| repository.owns(&filter)) {
+            self.tell_updates(update::Event::Subscribed { filter, granted });
+        }
+    }
+
     async fn on_message(&mut self, message: Message) {
+        if self.repository.as_ref().is_some_and(|repository| repository.owns(&message.topic)) {
+            let Message { topic, payload, .. } = message;
+            self.tell_updates(update::Event::Message { topic, payload });
+            return;
+        }
         let Some(verb) = self.topics.command_verb(&message.topic) else {
             return log::debug!("not a command topic={}", message.topic);
         };
@@ -387,7 +554,11 @@ impl Service {
             Received::Do { id, command } => self.carry_out(id, command).await,
             Received::Refuse { id, payload, code } => {
                 log::info!("command verb={short} id={id} refused={code}");
-                self.audit("command", &short, &json!({ "id": id, "outcome": code }));
+                if code == "busy" {
+                    self.audit_flood("busy", &short, "too many requests");
+                } else {
+                    self.audit("command", &short, &json!({ "id": id, "outcome": code }));
+                }
                 self.reply(&id, payload).await;
             }
             Received::Repeat { id, payload } => {
@@ -397,7 +568,7 @@ impl Service {
             Received::Pending => log::info!("command verb={short} is under way"),
             Received::Ignore(reason) => {
                 log::warn!("command verb={short} ignored: {reason}");
-                self.audit("command", &short, &json!({ "outcome": "ignored", "reason": reason }));
+                self.audit_flood("ignored", &short, &reason);
             }
         }
     }
@@ -410,14 +581,15 @@ impl Service {
                 Ok(()) => return,
                 Err(error) => ("snapshot", Err(error)),
             },
-            Command::CheckUpdate => {
-                let message = "updates are not configured; add [update] to the configuration";
-                ("check-update", Err(commands::error("not-now", message)))
-            }
-            Command::AbortTrial => {
-                let message = "no model is in trial or probation";
-                ("abort-trial", Err(commands::error("not-now", message)))
-            }
+            Command::CheckUpdate => ("check-update", self.check_update()),
+            Command::Audit { after } => match self.begin_audit(&id, after) {
+                Ok(()) => return,
+                Err(error) => ("audit", Err(error)),
+            },
+            Command::AbortTrial => match self.begin_abort(&id) {
+                Ok(()) => return,
+                Err(error) => ("abort-trial", Err(error)),
+            },
         };
         self.finish(&id, verb, outcome).await;
     }
@@ -425,7 +597,8 @@ impl Service {
     async fn finish(&mut self, id: &Id, verb: &str, outcome: Result<Value, CommandError>) {
         let told = outcome.as_ref().map_or_else(|error| error.code.as_str(), |_| "ok");
         log::info!("command verb={verb} id={id} outcome={told}");
-        let answer = outcome.as_ref().unwrap_or(&Value::Null);
+        // Rows of the log in the log would make it grow by being read.
+        let answer = outcome.as_ref().ok().filter(|_| verb != "audit").unwrap_or(&Value::Null);
         self.audit("command", verb, &json!({ "id": id, "outcome": told, "answer": answer }));
         let payload = self.commands.finish(id, &outcome);
         self.reply(id, payload).await;
@@ -481,6 +654,28 @@ impl Service {
             let _ = finished.send((id, "snapshot", outcome)).await;
         });
         Ok(())
+    }
+
+    /// A row for the first request of its kind in a minute; how many more came is told in a row at its end.
+    fn audit_flood(&mut self, outcome: &'static str, verb: &str, reason: &str) {
+        match self.floods.iter_mut().find(|flood| flood.outcome == outcome) {
+            Some(flood) => flood.more += 1,
+            None => {
+                self.floods.push(Flood { outcome, since: self.clock.now(), more: 0 });
+                self.audit("command", verb, &json!({ "outcome": outcome, "reason": reason }));
+            }
+        }
+    }
+
+    fn end_floods(&mut self, now: Instant) {
+        let over = |flood: &Flood| now.saturating_duration_since(flood.since) >= FLOOD_WINDOW;
+        let (ended, open) = std::mem::take(&mut self.floods).into_iter().partition(over);
+        self.floods = open;
+        for Flood { outcome, more, .. } in ended {
+            if more > 0 {
+                self.audit("command", "several", &json!({ "outcome": outcome, "more": more }));
+            }
+        }
     }
 
     fn audit(&self, kind: &str, subject: &str, detail: &Value) {

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ocelli_protocol::Id;
+use ocelli_protocol::topic::RepoTopics;
 
 use crate::pipeline::Gate;
 use crate::report::OutboxSettings;
-use crate::{board, camera, mqtt, store};
+use crate::{board, camera, mqtt, store, update};
 
 /// Everything the agent needs to run.
 #[derive(Debug, Clone)]
@@ -19,6 +20,8 @@ pub struct Settings {
     pub model: ModelSettings,
     /// Where results go; `None`: JSON lines on standard output.
     pub delivery: Option<DeliverySettings>,
+    /// Signed updates of the model; only with a broker.
+    pub updates: Option<UpdateSettings>,
     /// What is wired to the board.
     pub board: board::Settings,
     /// Time between two health reports.
@@ -62,8 +65,21 @@ pub struct DeliverySettings {
     pub outbox: OutboxSettings,
     /// What survives a restart.
     pub store: store::Settings,
+    /// Where updates come from.
+    pub repository: Option<RepoTopics>,
     /// Longest time that an orderly end may spend on delivering; the rest stays in the store.
     pub flush: Duration,
+}
+
+/// Signed updates of the model.
+#[derive(Debug, Clone)]
+pub struct UpdateSettings {
+    /// Folder for slots and metadata.
+    pub folder: PathBuf,
+    /// What is followed.
+    pub session: update::Settings,
+    /// How a new model is tried.
+    pub trial: update::trial::Settings,
 }
 
 /// Longest time without progress of each part before the watchdog is no longer fed.

@@ -6,9 +6,10 @@ use ocelli_protocol::manifest::{Resize, Task};
 
 use super::model::{DEFAULT_MODEL, PICTURES, zoo_path};
 use crate::config::{
-    Config, Durability, Mqtt, Overflow, Stream, read_password, readable_by_others,
+    Config, Durability, MAX_ROOT_BYTES, Mqtt, Overflow, Stream, read_password, readable_by_others,
 };
 use crate::model::{ModelSpec, Package};
+use crate::update;
 
 /// What is to be told of a configuration.
 #[derive(Debug, Default)]
@@ -180,6 +181,13 @@ fn not_writable(folder: &Path) -> Option<String> {
     })
 }
 
+/// The root metadata that updates begin with must be there, and be root metadata.
+fn trusted_root(path: &Path) -> Result<(), String> {
+    let bytes =
+        crate::file::read_regular(path, MAX_ROOT_BYTES).map_err(|error| error.to_string())?;
+    update::verify_root(&bytes).map_err(|error| error.to_string())
+}
+
 fn explain_rest(config: &Config, told: &mut Told) {
     match &config.update {
         None => told.lines.push("Updates: none; the model changes only with this file.".to_owned()),
@@ -191,9 +199,11 @@ fn explain_rest(config: &Config, told: &mut Told) {
                 update.repo,
                 update.root.display()
             ));
-            told.hints.push("this version does not fetch updates yet; the section is checked and otherwise unused".to_owned());
-            if !update.root.is_file() {
-                told.problems.push(format!("update.root: {} is not a file", update.root.display()));
+            if let Err(why) = trusted_root(&update.root) {
+                let path = update.root.display();
+                told.problems.push(format!(
+                    "update.root: {path}: {why}; copy the repository's 1.root.json there"
+                ));
             }
         }
     }

@@ -8,6 +8,7 @@ mod logger;
 mod model;
 mod npy;
 mod run;
+mod try_model;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -99,6 +100,8 @@ fn dispatch(
     };
     match command.to_str() {
         Some("run") => run::run(&mut arguments, streams, clock),
+        // Started by the agent itself, see src/update/trial.rs.
+        Some(crate::update::trial::COMMAND) => try_model::run(&mut arguments, streams, clock),
         Some("infer") => infer::run(&mut arguments, streams, clock),
         Some("check") => check::run(&mut arguments, streams, clock),
         Some("bench") => bench::run(&mut arguments, streams.out, clock).map_err(|error| {

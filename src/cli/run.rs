@@ -37,9 +37,6 @@ pub(super) fn run(
     let model = config.model.path.clone().map_or_else(|| zoo_path(DEFAULT_MODEL), Ok)?;
     let samples = config.streams.iter().any(|stream| stream.camera.is_none());
     let pictures = if samples { zoo_path(PICTURES)? } else { PathBuf::new() };
-    if config.update.is_some() {
-        log::warn!("this version does not fetch updates; section=update");
-    }
-    let settings = config.agent_settings(&model, &pictures);
+    let settings = config.agent_settings(&model, &pictures).map_err(Failure::Failed)?;
     agent::run(settings, Arc::clone(clock), streams.out).map_err(Failure::failed)
 }

@@ -21,6 +21,7 @@ use crate::file::read_regular;
 pub use crate::mqtt::{SecretError, read_password, readable_by_others};
 pub use section::Problem;
 use section::{Section, Source};
+pub use settings::MAX_ROOT_BYTES;
 
 /// Every key with its default and meaning, as a valid configuration.
 pub const DEFAULTS: &str = include_str!("defaults.toml");
@@ -161,6 +162,14 @@ pub struct Update {
     pub root: PathBuf,
     /// Refuse updates without a synchronised clock.
     pub require_clock: bool,
+    /// How long a new model is watched at least.
+    pub probation: Duration,
+    /// Frames it must look at without fault.
+    pub probation_frames: u64,
+    /// Longest time that its trial may take.
+    pub trial_timeout: Duration,
+    /// Program that starts the child process of a trial, with its arguments.
+    pub runner: Vec<String>,
 }
 
 /// `[board]`

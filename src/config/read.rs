@@ -211,6 +211,18 @@ fn read_update(section: Section<'_>, connected: bool) -> Option<Update> {
     let channel = section.id("channel");
     let root = section.optional_path("root", "the path of the repository's first root.json");
     let require_clock = section.boolean("require_clock");
+    let [second, hour, day] = [1, 3600, 86_400].map(Duration::from_secs);
+    let probation = section.duration("probation", second..=day);
+    let probation_frames = section.integer("probation_frames", 1..=1_000_000);
+    let trial_timeout = section.duration("trial_timeout", second..=hour);
+    let runner =
+        section.read("runner", "a list of words such as [\"qemu-aarch64-static\"]", |value| {
+            value
+                .as_array()?
+                .iter()
+                .map(|item| item.get_ref().as_str().map(str::to_owned))
+                .collect()
+        });
     if repo.is_some() {
         for (key, missing) in [("model", model.is_none()), ("root", root.is_none())] {
             if missing {
@@ -225,7 +237,17 @@ fn read_update(section: Section<'_>, connected: bool) -> Option<Update> {
         }
     }
     section.finish();
-    Some(Update { repo: repo?, model: model?, channel, root: root?, require_clock })
+    Some(Update {
+        repo: repo?,
+        model: model?,
+        channel,
+        root: root?,
+        require_clock,
+        probation,
+        probation_frames,
+        trial_timeout,
+        runner,
+    })
 }
 
 fn read_store(section: Section<'_>) -> PathBuf {

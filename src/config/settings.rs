@@ -3,12 +3,17 @@
 use std::path::Path;
 use std::time::Duration;
 
+use ocelli_protocol::Id;
+use ocelli_protocol::topic::RepoTopics;
+
 use super::{Config, Durability, Mqtt, Outbox, Overflow, Part, PowerChip, Stream};
 use crate::pipeline::Gate;
-use crate::{agent, board, camera, inference, mqtt, report, store};
+use crate::{agent, board, camera, inference, mqtt, report, store, update};
 
 /// Longest time that an orderly end may spend on delivering; the rest stays in the store.
 const FLUSH: Duration = Duration::from_secs(5);
+/// Largest root of trust read, bytes.
+pub const MAX_ROOT_BYTES: u64 = 256 * 1024;
 
 impl Stream {
     /// The camera and which of its frames are looked at.
@@ -72,17 +77,72 @@ impl Mqtt {
 }
 
 impl Config {
-    /// Everything the agent needs. `model` and `pictures` stand in where the configuration names none.
-    #[must_use]
-    pub fn agent_settings(&self, model: &Path, pictures: &Path) -> agent::Settings {
+    /// Where updates come from, and how a new model is tried.
+    ///
+    /// # Errors
+    /// The first root cannot be read, or this program does not know where it lies.
+    fn update_settings(&self) -> Result<Option<agent::UpdateSettings>, String> {
+        let (Some(config), Some(mqtt)) = (&self.update, &self.mqtt) else { return Ok(None) };
+        let root = crate::file::read_regular(&config.root, MAX_ROOT_BYTES);
+        let root = root.map_err(|error| {
+            let path = config.root.display();
+            format!("update.root: {path}: {error}; copy the repository's 1.root.json there")
+        })?;
+        let program = std::env::current_exe()
+            .map_err(|error| format!("where is this program, to try models with? {error}"))?;
+        let probation = update::Probation {
+            frames: config.probation_frames,
+            time: config.probation,
+            longest: config.probation.max(update::Probation::default().longest),
+        };
+        let clock = match config.require_clock {
+            true => update::ClockRule::Refuse,
+            false => update::ClockRule::UseFloor,
+        };
+        let words = |ids: &[Id]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
+        Ok(Some(agent::UpdateSettings {
+            folder: self.store.join("update"),
+            session: update::Settings {
+                topic_root: mqtt.root.clone(),
+                repo: config.repo.clone(),
+                model: config.model.clone(),
+                channel: config.channel.clone(),
+                device: self.device.id.clone(),
+                labels: self.device.labels.clone(),
+                first_root: root,
+                clock,
+                probation,
+            },
+            trial: update::trial::Settings {
+                program,
+                runner: config.runner.clone(),
+                delegates: self.known_delegates(),
+                labels: words(&self.device.labels),
+                timeout: config.trial_timeout,
+            },
+        }))
+    }
+
+    /// A delegate of another build is told by `ocelli check`; what it would run goes to the next one.
+    fn known_delegates(&self) -> Vec<String> {
         let known = inference::delegate_names();
         let delegates = self.model.delegates.iter().map(ToString::to_string);
-        agent::Settings {
+        delegates.filter(|name| known.contains(name)).collect()
+    }
+
+    /// Everything the agent needs. `model` and `pictures` stand in where the configuration names none.
+    ///
+    /// # Errors
+    /// The root of trust of `[update]` cannot be read.
+    pub fn agent_settings(&self, model: &Path, pictures: &Path) -> Result<agent::Settings, String> {
+        let repository = |mqtt: &Mqtt| {
+            self.update.as_ref().map(|update| RepoTopics::new(&mqtt.root, &update.repo))
+        };
+        Ok(agent::Settings {
             streams: self.streams.iter().map(|stream| stream.settings(pictures)).collect(),
             model: agent::ModelSettings {
                 path: self.model.path.clone().unwrap_or_else(|| model.to_owned()),
-                // A delegate of another build is told by `ocelli check`; what it would run goes to the next one.
-                delegates: delegates.filter(|name| known.contains(name)).collect(),
+                delegates: self.known_delegates(),
                 deadline: self.model.deadline,
             },
             delivery: self.mqtt.as_ref().map(|mqtt| agent::DeliverySettings {
@@ -91,12 +151,14 @@ impl Config {
                 mqtt: mqtt.settings(),
                 outbox: self.outbox.settings(),
                 store: store::Settings::in_dir(&self.store),
+                repository: repository(mqtt),
                 flush: FLUSH,
             }),
+            updates: self.update_settings()?,
             board: self.board_settings(),
             health_interval: self.health_interval,
             watchdog: agent::WatchdogLimits::default(),
-        }
+        })
     }
 
     fn board_settings(&self) -> board::Settings {

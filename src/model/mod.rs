@@ -6,9 +6,13 @@
 
 mod archive;
 mod check;
+pub mod disk;
 pub mod golden;
 mod manifest;
 pub mod package;
+#[cfg(test)]
+pub(crate) mod power_cut;
+pub mod slots;
 mod spec;
 
 use std::io;

@@ -95,6 +95,8 @@ impl Inference {
         let Some((detector, sender)) = self.shared.swap.take() else { return };
         let old = std::mem::replace(&mut self.detector, detector);
         self.shared.counters.swaps.add_one();
+        // Times of the old model say nothing about the new one.
+        self.shared.stages.inference.clear();
         self.reasons.clear();
         self.panics = 0;
         let model = self.detector.model();

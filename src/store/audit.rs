@@ -1,9 +1,21 @@
 //! The audit log: rows that are only ever added, each holding the digest of the one before.
+//!
+//! The log is bounded: its oldest rows are removed in segments, and of each segment the number and digest of its last row stay, so
+//! that the chain goes on from there.
 
 use ring::digest::{Context, SHA256};
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use crate::clock::UnixTime;
+
+/// Bytes of rows kept at most; a segment is removed beyond them.
+const MAX_BYTES: i64 = 4 * 1024 * 1024;
+/// Bytes of a segment.
+const SEGMENT_BYTES: i64 = 256 * 1024;
+/// The size is looked at once in so many rows.
+const LOOK_EVERY: u64 = 64;
+/// Size of a row: its texts, and what the rest takes about.
+const ROW_BYTES: &str = "length(kind) + length(subject) + length(detail) + 120";
 
 /// Digest before the first row.
 const ORIGIN: [u8; 32] = [0; 32];
@@ -69,6 +81,48 @@ pub(super) const SCHEMA: &str = "
     CREATE TRIGGER audit_stays BEFORE DELETE ON audit
         BEGIN SELECT RAISE(ABORT, 'the audit log is only added to'); END;";
 
+/// Schema version 2: of a removed segment the last row's number and digest stay; rows up to there may go.
+pub(super) const SEALS: &str = "
+    CREATE TABLE audit_seal (number INTEGER PRIMARY KEY, digest BLOB NOT NULL);
+    CREATE TRIGGER audit_seal_keeps BEFORE UPDATE ON audit_seal
+        BEGIN SELECT RAISE(ABORT, 'the audit log is only added to'); END;
+    CREATE TRIGGER audit_seal_stays BEFORE DELETE ON audit_seal
+        BEGIN SELECT RAISE(ABORT, 'the audit log is only added to'); END;
+    DROP TRIGGER audit_stays;
+    CREATE TRIGGER audit_stays BEFORE DELETE ON audit
+        WHEN OLD.number > (SELECT coalesce(max(number), 0) FROM audit_seal)
+        BEGIN SELECT RAISE(ABORT, 'the audit log is only added to'); END;";
+
+/// Removes the oldest segments until the rest is within `most` bytes.
+fn bound(connection: &Connection, most: i64, segment: i64) -> Result<()> {
+    let total: i64 = connection.query_row(
+        &format!("SELECT coalesce(sum({ROW_BYTES}), 0) FROM audit"),
+        [],
+        |row| row.get(0),
+    )?;
+    let mut surplus = total - most;
+    while surplus > 0 {
+        let last: Option<(u64, i64)> = connection
+            .query_row(
+                &format!(
+                    "SELECT number, seen FROM (SELECT number, sum({ROW_BYTES}) OVER (ORDER BY number) AS seen FROM audit)
+                     WHERE seen >= ?1 LIMIT 1"
+                ),
+                params![segment],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )
+            .optional()?;
+        let Some((number, bytes)) = last else { break };
+        connection.execute(
+            "INSERT INTO audit_seal SELECT number, digest FROM audit WHERE number = ?1",
+            params![number],
+        )?;
+        connection.execute("DELETE FROM audit WHERE number <= ?1", params![number])?;
+        surplus -= bytes;
+    }
+    Ok(())
+}
+
 /// Number and digest of the newest row.
 pub(super) fn head(connection: &Connection) -> Result<AuditHead> {
     let newest = connection
@@ -94,6 +148,9 @@ pub(super) fn append(connection: &Connection, entry: &AuditEntry) -> Result<Audi
             digest
         ],
     )?;
+    if number.is_multiple_of(LOOK_EVERY) {
+        bound(connection, MAX_BYTES, SEGMENT_BYTES)?;
+    }
     Ok(AuditRow { number, entry: entry.clone(), previous, digest })
 }
 
@@ -125,6 +182,7 @@ mod tests {
     fn rows_form_a_chain_and_cannot_be_changed() {
         let connection = Connection::open_in_memory().unwrap();
         connection.execute_batch(SCHEMA).unwrap();
+        connection.execute_batch(SEALS).unwrap();
         for detail in ["a", "b", "c"] {
             let entry = AuditEntry {
                 at: UnixTime::from_micros(7),
@@ -147,5 +205,43 @@ mod tests {
             let error = connection.execute(sql, []).unwrap_err().to_string();
             assert!(error.contains("only added to"), "{error}");
         }
+    }
+
+    #[test]
+    fn old_segments_go_and_the_chain_goes_on_from_their_seals() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(SCHEMA).unwrap();
+        connection.execute_batch(SEALS).unwrap();
+        let entry = AuditEntry {
+            at: UnixTime::from_micros(7),
+            kind: "command".into(),
+            subject: "ping".into(),
+            detail: "x".repeat(869),
+        };
+        let rows: Vec<_> = (0..100).map(|_| append(&connection, &entry).unwrap()).collect();
+        bound(&connection, 50_000, 10_000).unwrap();
+        let left = after(&connection, 0, 1000).unwrap();
+        assert_eq!((left.len(), left[0].number), (50, 51));
+        assert_eq!(left, rows[50..]);
+        let seals: Vec<(u64, [u8; 32])> = connection
+            .prepare("SELECT number, digest FROM audit_seal ORDER BY number")
+            .unwrap()
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+            .unwrap()
+            .collect::<Result<_>>()
+            .unwrap();
+        let expected: Vec<_> =
+            [9, 19, 29, 39, 49].map(|at| (rows[at].number, rows[at].digest)).into();
+        assert_eq!(seals, expected);
+        assert_eq!(left[0].previous, seals[4].1);
+        assert_eq!(append(&connection, &entry).unwrap().number, 101);
+        for sql in
+            ["DELETE FROM audit", "DELETE FROM audit_seal", "UPDATE audit_seal SET number = 0"]
+        {
+            assert!(connection.execute(sql, []).is_err(), "{sql}");
+        }
+        // A log whose rows have all gone would begin anew; the newest segment never goes.
+        bound(&connection, 50_000, 10_000).unwrap();
+        assert_eq!(head(&connection).unwrap().number, 101);
     }
 }

@@ -9,7 +9,7 @@ use rusqlite::{Connection, ErrorCode};
 use crate::store::{DATABASE_FILE, StoreError, audit, outbox, results};
 
 /// `user_version` of the schema below.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 /// Damaged files kept; older ones make room.
 const DAMAGED_KEPT: usize = 3;
 
@@ -102,9 +102,12 @@ fn migrate(connection: &mut Connection, version: i64) -> Result<(), rusqlite::Er
         return Ok(());
     }
     let transaction = connection.transaction()?;
-    for schema in [outbox::SCHEMA, results::SCHEMA, audit::SCHEMA] {
-        transaction.execute_batch(schema)?;
+    if version < 1 {
+        for schema in [outbox::SCHEMA, results::SCHEMA, audit::SCHEMA] {
+            transaction.execute_batch(schema)?;
+        }
     }
+    transaction.execute_batch(audit::SEALS)?;
     transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.commit()
 }

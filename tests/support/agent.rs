@@ -19,6 +19,8 @@ pub fn project(path: &str) -> PathBuf {
 
 /// What is written into the configuration file.
 pub struct Setup {
+    /// `device.id`.
+    pub id: String,
     /// Folder of the configuration, its log and, unless `store` says otherwise, the store.
     pub folder: PathBuf,
     /// Host and port of the broker; `None`: JSON lines.
@@ -42,6 +44,7 @@ impl Setup {
     pub fn new(folder: &Path, port: u16) -> Self {
         let model = project("tests/fixtures/tiny-classifier");
         Self {
+            id: "dock-3".to_owned(),
             folder: folder.to_owned(),
             broker: Some(("127.0.0.1".to_owned(), port)),
             mqtt: String::new(),
@@ -56,9 +59,9 @@ impl Setup {
     /// The configuration's path.
     pub fn write(&self) -> PathBuf {
         let mut text = format!(
-            "[device]\nid = \"dock-3\"\n\n[model]\npath = {:?}\n\n[store]\ndir = {:?}\n\n\
+            "[device]\nid = {:?}\n\n[model]\npath = {:?}\n\n[store]\ndir = {:?}\n\n\
              [outbox]\ndurability = \"{}\"\n\n[health]\ninterval = \"1s\"\n",
-            self.model, self.store, self.durability
+            self.id, self.model, self.store, self.durability
         );
         if let Some((host, port)) = &self.broker {
             let further = &self.mqtt;

@@ -40,6 +40,9 @@ pub fn keys() -> tempfile::TempDir {
     issue(path, &own, "future", &here, (2080, 2090));
     issue(path, &own, "elsewhere", &["broker.example"], (2020, 2090));
     issue(path, &own, "client", &["dock-3"], (2020, 2090));
+    for name in ["dock-3", "dock-4", "publisher", "ops"] {
+        issue(path, &own, name, &[name], (2020, 2090));
+    }
     issue(path, &other, "foreign-client", &["dock-3"], (2020, 2090));
     dir
 }

@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,7 @@ struct Shared {
     attempts: Mutex<Vec<Instant>>,
     acked: Mutex<BTreeSet<u64>>,
     open: Mutex<Vec<TcpStream>>,
+    passed: AtomicU64,
 }
 
 /// The proxy. Its threads end when it is dropped.
@@ -76,6 +77,11 @@ impl Proxy {
     /// When connections were attempted.
     pub fn attempts(&self) -> Vec<Instant> {
         self.shared.attempts.lock().unwrap().clone()
+    }
+
+    /// Bytes that went by, both ways together.
+    pub fn passed(&self) -> u64 {
+        self.shared.passed.load(Ordering::SeqCst)
     }
 
     /// Result numbers that the broker acknowledged.
@@ -147,6 +153,7 @@ fn copy(mut from: TcpStream, mut to: TcpStream, shared: &Shared, mut see: impl F
         if to.write_all(&buffer[..count]).is_err() {
             break;
         }
+        shared.passed.fetch_add(count as u64, Ordering::SeqCst);
     }
     // The other end may have closed first.
     let _ = from.shutdown(Shutdown::Both);

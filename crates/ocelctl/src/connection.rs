@@ -17,6 +17,14 @@ use crate::Failure;
 
 /// Largest message accepted, bytes: snapshots are the largest.
 const MAX_PACKET_BYTES: usize = 8 * 1024 * 1024;
+/// Messages or subscriptions under way at once.
+const MOST_UNACKED: usize = 16;
+/// Quiet after which a broker has sent all that it retained.
+const LATE: Duration = Duration::from_millis(250);
+/// Longest time without anything from the broker, pings included.
+const SILENCE: Duration = Duration::from_secs(60);
+/// Longest wait for a retained message or for our own probe. A broker that does not let this user write swallows the probe.
+const ECHO: Duration = Duration::from_secs(20);
 /// Longest time from the first packet to the broker's answer.
 const CONNECT_TIMEOUT_SECS: u64 = 10;
 
@@ -167,6 +175,142 @@ impl Link {
             }
         }
         Ok(())
+    }
+
+    /// Publishes retained messages with QoS 1 and returns when the broker has taken all of them over. `done` is told after
+    /// each.
+    pub(crate) async fn publish_retained(
+        &mut self,
+        messages: &[(String, Vec<u8>)],
+        mut done: impl FnMut(usize),
+    ) -> Result<(), Failure> {
+        let (mut sent, mut acked) = (0, 0);
+        // Answers to pings do not count: a broker that takes nothing over still gives them.
+        let mut heard = tokio::time::Instant::now();
+        while acked < messages.len() {
+            if let Some((topic, payload)) = messages.get(sent)
+                && sent - acked < MOST_UNACKED
+                && self.client.try_publish(topic, QoS::AtLeastOnce, true, payload.clone()).is_ok()
+            {
+                sent += 1;
+                continue;
+            }
+            let event = tokio::time::timeout_at(heard + SILENCE, self.poll()).await;
+            match event.map_err(|_| self.silent())?? {
+                Event::Incoming(Incoming::PubAck(_)) => {
+                    heard = tokio::time::Instant::now();
+                    acked += 1;
+                    done(acked);
+                }
+                Event::Incoming(Incoming::Publish(publish)) => {
+                    self.early.push_back(publish.into());
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What the broker holds under these filters now. `probe` is a topic that this client may write to and read: its echo comes after
+    /// everything that was retained.
+    pub(crate) async fn retained(
+        &mut self,
+        filters: &[String],
+        probe: &str,
+    ) -> Result<Vec<Message>, Failure> {
+        let mut found = Vec::new();
+        for filters in filters.chunks(MOST_UNACKED) {
+            let mut asked = 0;
+            for filter in filters.iter().map(String::as_str).chain([probe]) {
+                let told = self.client.try_subscribe(filter, QoS::AtLeastOnce);
+                told.map_err(|error| Failure(format!("cannot subscribe to {filter}: {error}")))?;
+                asked += 1;
+            }
+            let nonce = format!("{:016x}", nonce());
+            let asked_for = found.len() + filters.len();
+            let mut heard = tokio::time::Instant::now();
+            loop {
+                let event = tokio::time::timeout_at(heard + ECHO, self.poll()).await;
+                let event = event.map_err(|_| self.silent())??;
+                if matches!(event, Event::Incoming(Incoming::SubAck(_) | Incoming::Publish(_))) {
+                    heard = tokio::time::Instant::now();
+                }
+                match event {
+                    Event::Incoming(Incoming::SubAck(answer)) => {
+                        self.granted(&answer)?;
+                        asked -= 1;
+                        if asked == 0 {
+                            let sent = self.client.try_publish(
+                                probe,
+                                QoS::AtLeastOnce,
+                                false,
+                                nonce.clone(),
+                            );
+                            sent.map_err(|error| {
+                                Failure(format!("cannot ask the broker: {error}"))
+                            })?;
+                        }
+                    }
+                    Event::Incoming(Incoming::Publish(publish))
+                        if publish.topic == probe && *publish.payload == *nonce.as_bytes() =>
+                    {
+                        break;
+                    }
+                    Event::Incoming(Incoming::Publish(publish)) if publish.topic == probe => {}
+                    Event::Incoming(Incoming::Publish(publish)) => found.push(publish.into()),
+                    _ => {}
+                }
+            }
+            // Some brokers send what they retained a moment later than what is published meanwhile.
+            let wild = filters.iter().any(|filter| filter.ends_with('#'));
+            while wild || found.len() < asked_for {
+                match tokio::time::timeout(LATE, self.poll()).await {
+                    Ok(Ok(Event::Incoming(Incoming::Publish(publish))))
+                        if publish.topic != probe =>
+                    {
+                        found.push(publish.into());
+                    }
+                    Ok(event) => drop(event?),
+                    Err(_) => break,
+                }
+            }
+            for filter in filters {
+                let told = self.client.try_unsubscribe(filter);
+                told.map_err(|error| {
+                    Failure(format!("cannot unsubscribe from {filter}: {error}"))
+                })?;
+            }
+        }
+        Ok(found)
+    }
+
+    fn granted(&self, answer: &rumqttc::SubAck) -> Result<(), Failure> {
+        let refused = |code: &rumqttc::SubscribeReasonCode| {
+            matches!(code, rumqttc::SubscribeReasonCode::Failure)
+        };
+        if answer.return_codes.iter().any(refused) {
+            return Err(Failure(format!(
+                "the broker at {} refuses a subscription; check the rights of this user",
+                self.address
+            )));
+        }
+        Ok(())
+    }
+
+    /// The next event; an error or a long silence ends the command, which can be run again.
+    async fn poll(&mut self) -> Result<Event, Failure> {
+        match tokio::time::timeout(SILENCE, self.events.poll()).await {
+            Ok(Ok(event)) => Ok(event),
+            Ok(Err(error)) => Err(Failure(explain(&self.address, &error))),
+            Err(_) => Err(self.silent()),
+        }
+    }
+
+    fn silent(&self) -> Failure {
+        Failure(format!(
+            "the broker at {} swallows what is written; see whether this user may write, and run this again",
+            self.address
+        ))
     }
 
     fn subscribe(&self) -> Result<(), Failure> {

@@ -1,8 +1,13 @@
-//! The operator's command line: watch a fleet, send commands, see a demonstration.
+//! The operator's command line: sign and push models, watch a fleet, send commands, see a demonstration.
 
+mod audit;
 mod cmd;
 mod connection;
 mod demo;
+mod files;
+mod keys;
+mod push;
+mod repo;
 mod sequence;
 mod watch;
 
@@ -22,7 +27,7 @@ impl Failure {
     }
 }
 
-/// Watches and commands devices that run the Ocelli agent, over MQTT.
+/// Signs and pushes models, watches and commands devices that run the Ocelli agent, over MQTT.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -45,6 +50,18 @@ enum Command {
     Watch(watch::Arguments),
     /// Send one command to a device and wait for its answer
     Cmd(cmd::Arguments),
+    /// Make signing keys
+    #[command(subcommand)]
+    Keys(keys::Command),
+    /// Keep a repository of signed models in a folder
+    #[command(subcommand)]
+    Repo(repo::Command),
+    /// Bring a repository to the broker: chunks first, timestamp last
+    Push(push::Arguments),
+    /// Remove from the broker what no current or recent release needs
+    Prune(push::PruneArguments),
+    /// Fetch a device's audit log and verify it
+    Audit(audit::Arguments),
     /// Run broker, agent and receiver on this machine, with the sample pictures
     Demo(demo::Arguments),
 }
@@ -60,6 +77,11 @@ fn main() -> ExitCode {
         match arguments.command {
             Command::Watch(arguments) => watch::run(arguments, &mut out).await,
             Command::Cmd(arguments) => cmd::run(arguments, &mut out).await,
+            Command::Keys(command) => keys::run(command, &mut out),
+            Command::Repo(command) => repo::run(command, &mut out),
+            Command::Push(arguments) => push::run(arguments, &mut out).await,
+            Command::Prune(arguments) => push::prune(arguments, &mut out).await,
+            Command::Audit(arguments) => audit::run(arguments, &mut out).await,
             Command::Demo(arguments) => demo::run(arguments, &mut out).await,
         }
     });

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use ocelli_protocol::Id;
 use ocelli_protocol::message::{Findings, FrameResult, Gap, Presence, Status};
+use ocelli_protocol::model_state::ModelState;
 use ocelli_protocol::topic::{DeviceTopic, DeviceTopics, parse_device_topic};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::connection::{Broker, Message};
+use crate::demo::update::describe;
 use crate::sequence::{Arrival, Sequence};
 use crate::{Failure, written};
 
@@ -144,7 +146,10 @@ impl Watcher {
                 Err(error) => format!("status     unreadable: {error}"),
             },
             DeviceTopic::Health => format!("health     {}{old}", flat(&message.payload)),
-            DeviceTopic::Model => format!("model      {}{old}", flat(&message.payload)),
+            DeviceTopic::Model => match serde_json::from_slice::<ModelState>(&message.payload) {
+                Ok(model) => format!("model      {}{old}", describe(&model)),
+                Err(_) => format!("model      {}{old}", flat(&message.payload)),
+            },
             DeviceTopic::Snapshot(stream) => {
                 format!("{stream:<10} snapshot, {} bytes", message.payload.len())
             }

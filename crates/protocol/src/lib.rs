@@ -1,4 +1,5 @@
-//! The contracts that devices, operators and tools share: MQTT topics and payloads, and the model-package manifest.
+//! The contracts that devices, operators and tools share: MQTT topics and payloads, the model-package manifest, and
+//! what a repository publishes.
 //!
 //! Types and (de)serialisation only. Nothing here reads files, opens sockets or asks for the time.
 //! Every payload carries [`VERSION`]; every manifest carries [`manifest::FORMAT`].
@@ -8,6 +9,7 @@ pub mod id;
 pub mod manifest;
 pub mod message;
 pub mod model_state;
+pub mod repository;
 pub mod time;
 pub mod topic;
 

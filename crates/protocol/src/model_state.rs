@@ -53,6 +53,9 @@ pub struct UpdateState {
     /// Bytes held of bytes needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
+    /// Why it does not go on, where something is in the way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// What came of the last update.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<LastUpdate>,
@@ -67,7 +70,9 @@ pub enum UpdatePhase {
     Off,
     /// Waits for news.
     Idle,
-    /// Fetches metadata or chunks.
+    /// Fetches and verifies metadata.
+    Checking,
+    /// Fetches chunks of a package.
     Fetching,
     /// A new model is tried in a child process.
     Trial,
@@ -84,13 +89,26 @@ pub struct Progress {
     pub of: u64,
 }
 
+/// How an update ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum UpdateOutcome {
+    /// The new model stays.
+    Confirmed,
+    /// It never looked at a frame.
+    Rejected,
+    /// It ran, and the model before it was put back.
+    RolledBack,
+}
+
 /// What came of the last update.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastUpdate {
     /// `<name>-<version>`.
     pub target: String,
-    /// `confirmed`, `rejected` or `rolled-back`.
-    pub outcome: String,
+    /// What came of it.
+    pub outcome: UpdateOutcome,
     /// Why.
     pub reason: String,
     /// When, RFC 3339.
@@ -118,6 +136,7 @@ mod tests {
                 state: UpdatePhase::Off,
                 target: None,
                 progress: None,
+                reason: None,
                 last: None,
             },
         };

@@ -1,6 +1,7 @@
 //! Names of MQTT topics. One copy of every topic string, for both ends.
 
 use crate::Id;
+use crate::repository::Digest;
 
 /// The topic level under which everything lives, unless configured.
 pub const DEFAULT_ROOT: &str = "ocelli";
@@ -86,6 +87,56 @@ impl DeviceTopics {
     }
 
     /// The filter an operator subscribes to for everything of this device.
+    #[must_use]
+    pub fn all(&self) -> String {
+        format!("{}/#", self.prefix)
+    }
+}
+
+/// Topics of one repository, below `<root>/repo/<repo>/`. All are retained.
+///
+/// ```
+/// # use ocelli_protocol::topic::RepoTopics;
+/// let topics = RepoTopics::new("ocelli", &"factory-a".parse().unwrap());
+/// assert_eq!(topics.metadata("1.root.json"), "ocelli/repo/factory-a/meta/1.root.json");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepoTopics {
+    prefix: String,
+}
+
+impl RepoTopics {
+    /// Topics of `repo` under `root`.
+    #[must_use]
+    pub fn new(root: &str, repo: &Id) -> Self {
+        Self { prefix: format!("{root}/repo/{repo}") }
+    }
+
+    /// The hint which versions are the newest, see [`crate::repository::Head`].
+    #[must_use]
+    pub fn head(&self) -> String {
+        format!("{}/head", self.prefix)
+    }
+
+    /// A metadata file; its name must be one topic level.
+    #[must_use]
+    pub fn metadata(&self, file: &str) -> String {
+        format!("{}/meta/{file}", self.prefix)
+    }
+
+    /// One chunk, raw bytes.
+    #[must_use]
+    pub fn chunk(&self, sha256: &Digest) -> String {
+        format!("{}/chunk/{sha256}", self.prefix)
+    }
+
+    /// Whether a topic belongs to this repository.
+    #[must_use]
+    pub fn owns(&self, topic: &str) -> bool {
+        topic.strip_prefix(&self.prefix).is_some_and(|rest| rest.starts_with('/'))
+    }
+
+    /// The filter for everything of this repository.
     #[must_use]
     pub fn all(&self) -> String {
         format!("{}/#", self.prefix)

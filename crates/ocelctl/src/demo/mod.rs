@@ -7,6 +7,7 @@ mod agent;
 mod annotate;
 mod broker;
 mod expected;
+pub(crate) mod update;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -82,8 +83,10 @@ pub(crate) async fn run(arguments: Arguments, out: &mut dyn Write) -> Result<(),
     let device: Id = DEVICE.parse().map_err(|error| Failure(format!("{error}")))?;
     let mut link = connect(port, &DeviceTopics::new(DEFAULT_ROOT, &device)).await?;
 
+    let publisher = update::Publisher::new(folder.path().join("publisher")).await?;
     let config = folder.path().join("ocelli.toml");
-    let text = agent::config(port, &model, &folder.path().join("store"), &pictures);
+    let mut text = agent::config(port, &model, &folder.path().join("store"), &pictures);
+    text.push_str(&publisher.section());
     std::fs::write(&config, text)
         .map_err(|error| Failure(format!("{}: {error}", config.display())))?;
     let mut agent = Agent::start(&program, &config)?;
@@ -115,7 +118,6 @@ pub(crate) async fn run(arguments: Arguments, out: &mut dyn Write) -> Result<(),
         ),
     )?;
 
-    stop(&mut agent, &mut link, &mut received, out).await?;
     let missing = expected
         .missing(|picture| received.results.get(picture).map_or(&[], |result| detections(result)));
     if !missing.is_empty() {
@@ -124,6 +126,22 @@ pub(crate) async fn run(arguments: Arguments, out: &mut dyn Write) -> Result<(),
             missing.join("; ")
         )));
     }
+
+    tokio::select! {
+        outcome = update::show(
+            &publisher,
+            &model,
+            port,
+            (&mut link, &mut received),
+            arguments.timeout,
+            out,
+        ) => outcome,
+        failure = agent.unexpected_end() => Err(failure),
+        _ = tokio::signal::ctrl_c() => Err(Failure::new("stopped by Ctrl-C")),
+    }
+    .map_err(|failure| with_log(failure, &agent))?;
+
+    stop(&mut agent, &mut link, &mut received, out).await?;
     let found = expected.summary();
     say(
         out,
@@ -282,7 +300,7 @@ async fn stop(
     say(
         out,
         &format!(
-            "5. orderly end   SIGTERM: outbox flushed, offline said, exit code 0; {} results, {} announced as gaps, none missing",
+            "7. orderly end   SIGTERM: outbox flushed, offline said, exit code 0; {} results, {} announced as gaps, none missing",
             totals.results, totals.announced
         ),
     )

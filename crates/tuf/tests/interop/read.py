@@ -1,4 +1,6 @@
-"""Read the repository that our writing side made with the client of python-tuf 7.0.0: read.py FOLDER PATH CONTENT ..."""
+"""Read the repository that our writing side made with the client of python-tuf 7.0.0: read.py FOLDER PATH CONTENT ...
+
+A content that begins with @ names a file that holds it."""
 
 import pathlib
 import sys
@@ -27,6 +29,7 @@ with tempfile.TemporaryDirectory() as state:
         info = updater.get_targetinfo(path)
         assert info, f"python-tuf does not find {path}"
         got = pathlib.Path(updater.download_target(info)).read_bytes()
-        assert got == content.encode(), f"{path}: {got}"
+        expected = pathlib.Path(content[1:]).read_bytes() if content.startswith("@") else content.encode()
+        assert got == expected, f"{path}: {got[:100]}"
         print(f"python-tuf read {path} of {len(got)} bytes")
     assert updater.get_targetinfo("releases/none.tar") is None

@@ -1,0 +1,205 @@
+//! `ocelctl push` and `ocelctl prune`: a repository as retained messages. Chunks come first and the timestamp last, so that a
+//! device never sees metadata whose content is not there yet. Both can be broken off and run again at any time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::PathBuf;
+
+use ocelli_protocol::VERSION;
+use ocelli_protocol::repository::Head;
+use ocelli_protocol::topic::RepoTopics;
+use ocelli_tuf::metadata_file;
+use ocelli_tuf::schema::{Root, Snapshot, Targets, Timestamp};
+
+use crate::connection::{Broker, Link};
+use crate::repo::{Content, Repository, now};
+use crate::{Failure, files, written};
+
+/// Releases whose chunks and metadata stay on the broker beside the current ones.
+const RELEASES_KEPT: usize = 3;
+/// Largest part of a push that is held in memory unsent, messages.
+const BATCH: usize = 64;
+
+/// Arguments of `ocelctl push`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Folder of the repository
+    #[arg(long, value_name = "DIR", default_value = "repo")]
+    repo: PathBuf,
+    #[command(flatten)]
+    broker: Broker,
+}
+
+/// Arguments of `ocelctl prune`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PruneArguments {
+    /// Folder of the repository
+    #[arg(long, value_name = "DIR", default_value = "repo")]
+    repo: PathBuf,
+    /// Only say what would be removed
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    broker: Broker,
+}
+
+/// What the broker must hold, in the order it is written.
+struct Wanted {
+    chunks: Vec<(String, Vec<u8>)>,
+    metadata: Vec<(String, Vec<u8>)>,
+    timestamp: (String, Vec<u8>),
+    head: (String, Vec<u8>),
+}
+
+/// Runs `ocelctl push`.
+pub(crate) async fn run(arguments: Arguments, out: &mut dyn Write) -> Result<(), Failure> {
+    let repository = Repository::open(&arguments.repo, now())?;
+    push(&repository, &arguments.broker, out).await
+}
+
+/// Brings a repository to a broker and verifies what the broker then holds.
+pub(crate) async fn push(
+    repository: &Repository,
+    broker: &Broker,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let topics = RepoTopics::new(&broker.root, &repository.id);
+    let wanted = wanted(repository, &topics)?;
+    let mut link = broker.connect(&[]).await?;
+    let probe = topics.metadata("probe");
+    let (mut bytes, mut messages) = (0, 0);
+    let parts = [wanted.chunks, wanted.metadata, vec![wanted.timestamp], vec![wanted.head]];
+    let all: usize = parts.iter().map(Vec::len).sum();
+    let mut looked = 0;
+    for part in parts {
+        for batch in part.chunks(BATCH) {
+            let missing = missing(&mut link, batch, &probe).await?;
+            link.publish_retained(&missing, |_| {}).await?;
+            if !missing.is_empty() {
+                let still = self::missing(&mut link, &missing, &probe).await?;
+                if let Some((topic, _)) = still.first() {
+                    return Err(Failure(format!(
+                        "the broker does not keep {topic}; check that it retains messages of this size and that \
+                         this user may write"
+                    )));
+                }
+            }
+            bytes += missing.iter().map(|(_, payload)| payload.len()).sum::<usize>();
+            messages += missing.len();
+            looked += batch.len();
+            written(writeln!(out, "{looked} of {all} messages checked, {messages} written"))?;
+        }
+    }
+    written(writeln!(
+        out,
+        "pushed {} to {}: {messages} messages, {bytes} bytes; {} were there already; all verified",
+        repository.id,
+        broker.host,
+        all - messages
+    ))
+}
+
+/// Those messages that the broker does not hold byte for byte.
+async fn missing(
+    link: &mut Link,
+    messages: &[(String, Vec<u8>)],
+    probe: &str,
+) -> Result<Vec<(String, Vec<u8>)>, Failure> {
+    let filters: Vec<String> = messages.iter().map(|(topic, _)| topic.clone()).collect();
+    let held = link.retained(&filters, probe).await?;
+    let held: BTreeMap<_, _> = held.into_iter().map(|one| (one.topic, one.payload)).collect();
+    let lacks = |(topic, payload): &&(String, Vec<u8>)| held.get(topic) != Some(payload);
+    Ok(messages.iter().filter(lacks).cloned().collect())
+}
+
+fn wanted(repository: &Repository, topics: &RepoTopics) -> Result<Wanted, Failure> {
+    let unpublished =
+        |what: &str| Failure(format!("{what} is not published; see ocelctl repo status"));
+    let timestamp =
+        repository.newest::<Timestamp>("timestamp")?.ok_or_else(|| unpublished("the timestamp"))?;
+    let version = timestamp.signed().snapshot().version.get();
+    let snapshot = repository.version::<Snapshot>("snapshot", version)?;
+    let mut content = Content::new();
+    let mut files = Vec::new();
+    for (file, listed) in &snapshot.signed().meta {
+        let role = file.trim_end_matches(".json");
+        let document = repository.version::<Targets>(role, listed.version.get())?;
+        for (path, target) in &document.signed().targets {
+            repository.content(path, target, &mut content)?;
+        }
+        files.push(document.file(role));
+    }
+    files.push(snapshot.file("snapshot"));
+    let roots = repository.versions("root");
+    // Devices begin with the first one they know: all stay.
+    let mut names: Vec<String> =
+        roots.iter().map(|version| format!("{version}.root.json")).collect();
+    names.extend(files);
+    let read = |name: &String| {
+        let bytes = files::read(&repository.metadata_path(name))?;
+        Ok((topics.metadata(name), bytes))
+    };
+    let head = Head {
+        v: VERSION,
+        root: roots.last().copied().ok_or_else(|| unpublished("the root"))?,
+        timestamp: timestamp.signed().version.get(),
+    };
+    Ok(Wanted {
+        chunks: content.into_iter().map(|(sha256, bytes)| (topics.chunk(&sha256), bytes)).collect(),
+        metadata: names.iter().map(read).collect::<Result<_, Failure>>()?,
+        timestamp: (topics.metadata("timestamp.json"), timestamp.to_bytes()),
+        head: (topics.head(), serde_json::to_vec(&head).expect("a head is plain JSON")),
+    })
+}
+
+/// Runs `ocelctl prune`.
+pub(crate) async fn prune(arguments: PruneArguments, out: &mut dyn Write) -> Result<(), Failure> {
+    let repository = Repository::open(&arguments.repo, now())?;
+    let topics = RepoTopics::new(&arguments.broker.root, &repository.id);
+    let kept = kept(&repository, &topics)?;
+    let mut link = arguments.broker.connect(&[]).await?;
+    let held = link.retained(&[topics.all()], &topics.metadata("probe")).await?;
+    let root = |topic: &str| topic.ends_with(".root.json");
+    let mut removed = Vec::new();
+    let mut bytes = 0;
+    for message in held {
+        if message.retained && !kept.contains(&message.topic) && !root(&message.topic) {
+            bytes += message.payload.len();
+            removed.push((message.topic, Vec::new()));
+        }
+    }
+    if !arguments.dry_run {
+        link.publish_retained(&removed, |_| {}).await?;
+    }
+    let verb = if arguments.dry_run { "would remove" } else { "removed" };
+    written(writeln!(out, "{verb} {} messages, {bytes} bytes", removed.len()))
+}
+
+/// Topics that current metadata and the last releases need.
+fn kept(repository: &Repository, topics: &RepoTopics) -> Result<BTreeSet<String>, Failure> {
+    let mut kept = BTreeSet::from([topics.head(), topics.metadata("timestamp.json")]);
+    let mut content = Content::new();
+    for version in repository.versions("snapshot").iter().rev().take(RELEASES_KEPT + 1) {
+        let snapshot = repository.version::<Snapshot>("snapshot", *version)?;
+        kept.insert(topics.metadata(&snapshot.file("snapshot")));
+        for (file, listed) in &snapshot.signed().meta {
+            let role = file.trim_end_matches(".json");
+            kept.insert(topics.metadata(&format!("{}.{}", listed.version, metadata_file(role))));
+        }
+    }
+    for role in repository.delegated()?.iter().map(String::as_str).chain(["targets"]) {
+        let last = repository.versions(role);
+        for version in last.iter().rev().take(RELEASES_KEPT + 1) {
+            let document = repository.version::<Targets>(role, *version)?;
+            for (path, target) in &document.signed().targets {
+                repository.content(path, target, &mut content)?;
+            }
+        }
+    }
+    for root in repository.versions("root") {
+        let document = repository.version::<Root>("root", root)?;
+        kept.insert(topics.metadata(&document.file("root")));
+    }
+    kept.extend(content.keys().map(|sha256| topics.chunk(sha256)));
+    Ok(kept)
+}

@@ -1,0 +1,70 @@
+//! Two of three people sign a release on different machines, passing files; then one key is lost.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::site::{ONLINE, ROLES, ok, ok_with, package, refused};
+
+#[test]
+fn a_ceremony_of_two_of_three_people_passes_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    for name in ["anna", "ben", "cleo"].into_iter().chain(ROLES) {
+        ok(path, &["keys", "new", &format!("keys/{name}")]);
+    }
+    let mut words = vec!["repo", "init", "--id", "factory-a", "--threshold", "releases=2"];
+    for (role, file) in [
+        ("--root", "keys/root.pub"),
+        ("--targets", "keys/targets.pub"),
+        ("--rollout", "keys/rollout.pub"),
+        ("--snapshot", "keys/snapshot.pub"),
+        ("--timestamp", "keys/timestamp.pub"),
+        ("--releases", "keys/anna.pub"),
+        ("--releases", "keys/ben.pub"),
+        ("--releases", "keys/cleo.pub"),
+        ("--key", "keys/root.key"),
+        ("--key", "keys/targets.key"),
+        ("--key", "keys/rollout.key"),
+    ] {
+        words.extend([role, file]);
+    }
+    ok(path, &words);
+    package(path, "0.2.0", |_| {});
+    let told = ok(path, &["repo", "add", "package-0.2.0", "--key", "keys/anna.key"]);
+    assert!(told.contains("releases has 1 valid signatures of the 2"), "{told}");
+    // Ben works on another machine: a copy of the folder, of which only the staged file comes back.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let copied = Command::new("cp")
+        .arg("-r")
+        .args([path.join("repo"), path.join("keys")])
+        .arg(elsewhere.path())
+        .status();
+    assert!(copied.unwrap().success());
+    let told = ok(elsewhere.path(), &["repo", "sign", "--key", "keys/ben.key"]);
+    assert!(told.contains("releases 1: signed and published"), "{told}");
+    let signed = elsewhere.path().join("repo/metadata/1.releases.json");
+    let copy = path.join("releases.ben.json");
+    std::fs::copy(signed, &copy).unwrap();
+    let told = ok(path, &["repo", "sign", "--merge", "releases.ben.json"]);
+    assert!(told.contains("releases 1: signed and published"), "{told}");
+    ok_with(path, &["repo", "refresh"], &ONLINE);
+    let told = ok(path, &["repo", "status"]);
+    assert!(
+        told.contains("release      releases/tiny-classifier/tiny-classifier-0.2.0.tar"),
+        "{told}"
+    );
+    // Ben's key is lost: the targets key lets the others go on.
+    let public: Value =
+        serde_json::from_slice(&std::fs::read(path.join("keys/ben.pub")).unwrap()).unwrap();
+    assert_eq!(public["keytype"], "ed25519");
+    let targets = std::fs::read_to_string(path.join("repo/metadata/1.targets.json")).unwrap();
+    let targets: Value = serde_json::from_str(&targets).unwrap();
+    let known = targets["signed"]["delegations"]["keys"].as_object().unwrap();
+    let (id, _) = known.iter().find(|(_, key)| key["keyval"] == public["keyval"]).unwrap();
+    let words = ["repo", "rotate", "releases", "--remove", id, "--key", "keys/targets.key"];
+    ok(path, &[&words[..], &["--key", "keys/anna.key", "--key", "keys/cleo.key"]].concat());
+    ok_with(path, &["repo", "refresh"], &ONLINE);
+    let told = refused(path, &["repo", "rotate", "releases", "--threshold", "3"]);
+    assert!(told.contains("would have 2 keys, of which 3 must sign"), "{told}");
+}

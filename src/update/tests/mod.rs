@@ -1,0 +1,6 @@
+//! The session against a repository in memory, a disk whose power fails, and a hostile broker.
+
+mod attacks;
+mod power;
+mod story;
+mod world;

@@ -1,0 +1,185 @@
+//! The trial of a new model in a child process of our own binary: a model that crashes, hangs, eats memory or gives wrong
+//! answers harms nothing but the child.
+//!
+//! The child prints one line of JSON, [`Report`], and ends. It never waits for anybody.
+
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+pub use crate::update::limits::{Limits, confine};
+
+/// Name of the hidden command that the child runs.
+pub const COMMAND: &str = "try-model";
+/// Most of the child's output that is read.
+const MAX_REPORT_BYTES: u64 = 16 * 1024;
+
+/// How a child is started.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Our own binary.
+    pub program: PathBuf,
+    /// Program and arguments before it, for binaries of another machine (tests under an emulator).
+    pub runner: Vec<String>,
+    /// Delegates as configured.
+    pub delegates: Vec<String>,
+    /// Labels of the device, for its budget.
+    pub labels: Vec<String>,
+    /// Longest time until it has ended.
+    pub timeout: Duration,
+}
+
+/// What the child tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Report {
+    /// All golden pictures are as expected, and the memory is within the budget.
+    Passed {
+        /// Golden pictures.
+        golden: usize,
+        /// Memory that the model added, bytes, where the system tells it.
+        memory_bytes: Option<u64>,
+    },
+    /// Why not.
+    Failed {
+        /// For people.
+        reason: String,
+    },
+}
+
+/// A trial under way. The child is killed on drop.
+#[derive(Debug)]
+pub struct Trial {
+    child: Child,
+    deadline: Instant,
+    timeout: Duration,
+}
+
+impl Trial {
+    /// Starts the child on a package file.
+    ///
+    /// # Errors
+    /// The system starts no process.
+    pub fn start(settings: &Settings, package: &Path, now: Instant) -> io::Result<Self> {
+        let words = settings.runner.iter().map(std::ffi::OsStr::new);
+        let mut words = words.chain([settings.program.as_os_str()]);
+        let mut command = Command::new(words.next().expect("there is at least the program"));
+        command.args(words).arg(COMMAND).arg("--package").arg(package);
+        if !settings.delegates.is_empty() {
+            command.arg("--delegates").arg(settings.delegates.join(","));
+        }
+        if !settings.labels.is_empty() {
+            command.arg("--labels").arg(settings.labels.join(","));
+        }
+        // The child must not take the parent's place with the service manager.
+        command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let child = command.spawn()?;
+        Ok(Self { child, deadline: now + settings.timeout, timeout: settings.timeout })
+    }
+
+    /// What came of it, once the child has ended or its time is up.
+    pub fn poll(&mut self, now: Instant) -> Option<Result<(), String>> {
+        match self.child.try_wait() {
+            Ok(Some(status)) => Some(self.judge(status)),
+            Ok(None) if now < self.deadline => None,
+            Ok(None) => {
+                self.kill();
+                let seconds = self.timeout.as_secs();
+                Some(Err(format!("the trial did not end within {seconds} s")))
+            }
+            Err(error) => Some(Err(format!("the trial was lost: {error}"))),
+        }
+    }
+
+    fn judge(&mut self, status: ExitStatus) -> Result<(), String> {
+        let mut text = Vec::new();
+        let output = self.child.stdout.take();
+        let read = output.map(|pipe| pipe.take(MAX_REPORT_BYTES).read_to_end(&mut text));
+        let report = match read {
+            Some(Ok(_)) => serde_json::from_slice::<Report>(&text).ok(),
+            _ => None,
+        };
+        match report {
+            Some(Report::Passed { golden, memory_bytes }) if status.success() => {
+                let mebibytes = memory_bytes.unwrap_or(0) >> 20;
+                log::info!("update trial passed golden={golden} memory_mib={mebibytes}");
+                Ok(())
+            }
+            Some(Report::Failed { reason }) => Err(format!("trial: {reason}")),
+            _ => Err(format!(
+                "the trial ended without a report ({status}): it crashed or took too much memory"
+            )),
+        }
+    }
+
+    fn kill(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A shell in place of the binary: what follows `-c` is the child's life.
+    fn trial(script: &str, timeout: Duration) -> (Trial, Instant) {
+        let settings = Settings {
+            program: "ignored".into(),
+            runner: vec!["/bin/sh".into(), "-c".into(), script.into()],
+            delegates: Vec::new(),
+            labels: Vec::new(),
+            timeout,
+        };
+        let now = crate::clock::Clock::now(&crate::clock::SystemClock);
+        (Trial::start(&settings, Path::new("a.tar"), now).unwrap(), now)
+    }
+
+    fn outcome(script: &str) -> Result<(), String> {
+        let (mut trial, now) = trial(script, Duration::from_secs(3600));
+        loop {
+            if let Some(outcome) = trial.poll(now) {
+                return outcome;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn only_a_passing_report_of_a_child_that_ended_well_passes() {
+        let passed = r#"echo '{"passed":{"golden":1,"memory_bytes":null}}'"#;
+        assert_eq!(outcome(passed), Ok(()));
+        let cases = [
+            (format!("{passed}; exit 1"), "exit status: 1"),
+            (format!("{passed}; kill -9 $$"), "signal: 9"),
+            (format!("{passed}; echo more"), "without a report"),
+            (r#"echo '{"failed":{"reason":"found cat"}}'; exit 1"#.to_owned(), "trial: found cat"),
+            ("head -c 60000 /dev/zero".to_owned(), "without a report"),
+            ("exit 0".to_owned(), "without a report"),
+        ];
+        for (script, says) in cases {
+            let error = outcome(&script).unwrap_err();
+            assert!(error.contains(says), "{script}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_child_that_hangs_is_ended() {
+        let (mut trial, now) = trial("exec sleep 1000", Duration::from_secs(5));
+        assert_eq!(trial.poll(now + Duration::from_secs(4)), None);
+        let error = trial.poll(now + Duration::from_secs(5)).unwrap().unwrap_err();
+        assert!(error.contains("within 5 s"), "{error}");
+        assert!(trial.child.try_wait().unwrap().is_some());
+    }
+}
