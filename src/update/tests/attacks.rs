@@ -3,7 +3,7 @@
 
 use ocelli_tuf::Json;
 
-use super::world::{Device, MODEL, Repository, digest, key, now, package};
+use super::world::{CHUNK, Device, MODEL, Repository, digest, key, now, package};
 use crate::model::power_cut::PowerCut;
 use crate::model::slots::Slot;
 
@@ -34,7 +34,7 @@ fn refused(name: &str, says: &str, attack: impl FnOnce(&mut Repository)) {
 /// Topic of a chunk of the package.
 fn some_chunk(repository: &Repository) -> String {
     let tar = package("2.0.0");
-    repository.topics.chunk(&digest(tar.chunks(16 * 1024).next().unwrap()))
+    repository.topics.chunk(&digest(tar.chunks(CHUNK).next().unwrap()))
 }
 
 #[test]

@@ -23,6 +23,8 @@ use crate::update::{
 };
 
 pub(super) const MODEL: &str = "tiny-classifier";
+/// Bytes of a chunk: several make a package.
+pub(super) const CHUNK: usize = 6 * 1024;
 
 /// The canonical tar of the test package under another version.
 pub(super) fn package(version: &str) -> Vec<u8> {
@@ -118,10 +120,10 @@ impl Repository {
         lie: impl FnOnce(&mut Release),
     ) {
         let chunk = |bytes: &[u8]| Chunk { length: bytes.len() as u32, sha256: digest(bytes) };
-        for bytes in tar.chunks(16 * 1024) {
+        for bytes in tar.chunks(CHUNK) {
             self.broker.insert(self.topics.chunk(&digest(bytes)), bytes.to_vec());
         }
-        let chunks: Vec<_> = tar.chunks(16 * 1024).map(chunk).collect();
+        let chunks: Vec<_> = tar.chunks(CHUNK).map(chunk).collect();
         let index = ChunkIndex { v: 1, length: index_length, chunks };
         let index = serde_json::to_vec(&index).unwrap();
         self.broker.insert(self.topics.chunk(&digest(&index)), index.clone());
