@@ -35,7 +35,7 @@ fn mutate(bytes: &mut Vec<u8>, others: &[Vec<u8>], random: &mut Random) {
         let (from, to) = (from.min(to), from.max(to));
         match random.below(6) {
             0 if from < bytes.len() => bytes[from] ^= 1 << random.below(8),
-            1 if from < bytes.len() => bytes[from] = b"\0\xff\"{}[]0-9,:./"[random.below(15)],
+            1 if from < bytes.len() => bytes[from] = b"\0\xff\"{}[]0-9,:./"[random.below(14)],
             2 => drop(bytes.drain(from..to.min(from + 64))),
             3 => {
                 let part = bytes[from..to.min(from + 64)].to_vec();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ocelli_protocol::topic::DEFAULT_ROOT;
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, Incoming, MqttOptions,
-    Publish, QoS, TlsConfiguration, Transport,
+    Publish, QoS, StateError, TlsConfiguration, Transport,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -355,6 +355,10 @@ fn explain(address: &str, error: &ConnectionError) -> String {
             "check --ca, --cert, --key and that --host is the name in the broker's certificate"
         }
         ConnectionError::Io(_) => "check --host and --port, and that the broker runs",
+        // mosquitto 2.0 hangs up on a client that writes what it may not.
+        ConnectionError::MqttState(StateError::ConnectionAborted) => {
+            "check the broker's log, and whether this user may write: some brokers hang up on one who may not"
+        }
         _ => "check the connection options and the broker's log",
     };
     format!("broker {address}: {text}; {cure}")
