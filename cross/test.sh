@@ -1,15 +1,22 @@
 #!/usr/bin/env bash
 # Tests an ARM build in QEMU's user emulator: the agent's binary, driven by the integration tests of this machine, and the unit
 # tests of the libraries; those of the int8 kernels on several processors.
-#   cross/test.sh TARGET [--profile PROFILE]
+#   cross/test.sh TARGET [--binary] [--profile PROFILE]
+# --binary: the agent's binary only, for `make test`.
 # Links with the profile `thin` unless named. Needs cross/setup.sh TARGET and tests/setup.sh.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 
 target=${1:-}
 check_target "$target"
+shift
+only_binary=
+if [ "${1:-}" = --binary ]; then
+    only_binary=yes
+    shift
+fi
 profile=thin
-[ "${2:-}" != --profile ] || profile=${3:?--profile needs a name}
+[ "${1:-}" != --profile ] || profile=${2:?--profile needs a name}
 runner=$(emulator "$target")
 started=$SECONDS
 step() { printf '\n== %s: %s (%ss)\n' "$target" "$*" $((SECONDS - started)); }
@@ -28,6 +35,11 @@ step the binary in the integration tests
         cargo test --locked --package ocelli --test cli --test run --test agent --test watchdog
     fi
 )
+
+if [ -n "$only_binary" ]; then
+    step done
+    exit
+fi
 
 step unit tests
 unit_tests --package ocelli --package ocelli-protocol --package ocelli-tuf

@@ -27,7 +27,7 @@ make --no-print-directory lint
 
 step the ARM build
 cross/setup.sh aarch64-unknown-linux-musl
-cross/test.sh aarch64-unknown-linux-musl
+cross/test.sh aarch64-unknown-linux-musl --binary
 
 step an emulated board: camera, classification, broker
 tests/boards/run.sh --aarch64 aarch64_classifies
