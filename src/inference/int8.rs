@@ -34,7 +34,7 @@ pub(super) struct Int8 {
 }
 
 impl Int8 {
-    /// `clock` is asked between layers whether the deadline has passed.
+    /// `clock` is asked between layers whether the deadline has passed; the session gives this delegate a distant one.
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
         Self { clock }
     }
