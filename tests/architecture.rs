@@ -47,6 +47,8 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("tract_core", &["src/inference/tract"]),
     ("prost", &["src/inference/"]),
     ("ocelli_int8", &["src/inference/int8"]),
+    ("ocelli_delegate", &["src/inference/npu", "src/inference/mod.rs"]),
+    ("zerocopy", &["src/inference/npu"]),
     ("rumqttc", &["src/mqtt/client.rs", "src/mqtt/tls.rs"]),
     ("rustls", &["src/mqtt/tls.rs", "src/mqtt/client.rs"]),
     ("rusqlite", &["src/store/"]),

@@ -62,7 +62,7 @@ impl Delegate for Everything {
     }
 
     fn probe(&self) -> Result<DeviceInfo, Unavailable> {
-        Ok(DeviceInfo { device: "a number".to_owned(), version: None })
+        Ok(DeviceInfo { device: "a number".to_owned(), version: None, simulated: false })
     }
 
     fn claim(&self, graph: &GraphView<'_>) -> NodeSet {

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use ocelli_protocol::VERSION;
 use ocelli_protocol::health::{
     AuditHead, Broker, CameraHealth, ClockState, Commands, Delegate, Frames, Health, Latencies,
-    Outbox, Percentiles, Power, StreamHealth, Temperature,
+    Outbox, Percentiles, Power, StreamHealth, Temperature, Worker,
 };
 use ocelli_protocol::message::ModelId;
 
 use crate::agent::commands::Counts;
 use crate::clock::UnixTime;
-use crate::inference::session::SessionReport;
+use crate::inference::delegate::WorkerCounts;
+use crate::inference::session::{SessionReport, WorkerReport};
 use crate::pipeline::{CameraState, Control, StreamStatus};
 use crate::report::{Counters, LinkState};
 use crate::telemetry::Histogram;
@@ -151,8 +152,15 @@ fn delegates(report: &SessionReport) -> Vec<Delegate> {
         macs: segment.macs,
         fallbacks: segment.fallbacks,
         last_error: segment.last_error.clone(),
+        workers: segment.workers.iter().map(worker).collect(),
     };
     report.segments.iter().map(one).collect()
+}
+
+fn worker(worker: &WorkerReport) -> Worker {
+    let WorkerCounts { starts, faults, overruns, stuck } = worker.counts;
+    let (name, state) = (worker.delegate.clone(), worker.state.to_owned());
+    Worker { name, state, starts, faults, overruns, stuck }
 }
 
 /// `VmRSS` of a process's status file (proc(5)), bytes.

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use ocelli_protocol::message::Findings;
 
-use crate::agent::ModelSettings;
+use crate::agent::settings::Misfit;
+use crate::agent::{ModelSettings, choice, gate};
 use crate::clock::Clock;
 use crate::frame::{Frame, PixelFormat};
 use crate::inference::session::{LoadError, Reread};
-use crate::inference::{Session, SessionOptions, delegate_names, delegates};
+use crate::inference::{Session, SessionOptions, delegate_names, delegates_with};
 use crate::model::golden::{Mismatch, compare};
 use crate::model::{GoldenSample, ModelSpec, Package, PackageError};
 use crate::pipeline::{DetectError, Detector, DetectorError, SessionNetwork, SessionWatch};
@@ -99,29 +100,36 @@ pub enum ModelError {
 /// # Errors
 /// [`ModelError`] names the package and the step.
 pub fn load(settings: &ModelSettings, clock: &Arc<dyn Clock>) -> Result<Loaded, ModelError> {
-    let known = delegate_names();
+    let mut known = delegate_names();
+    known.extend(settings.accelerators.plugins.iter().map(|plugin| plugin.name.clone()));
     if let Some(name) = settings.delegates.iter().find(|name| !known.contains(name)) {
         return Err(ModelError::UnknownDelegate { name: name.clone(), known: known.join(", ") });
     }
     let path = settings.path.clone();
     let mut spec = Package::open(&settings.path)?.into_spec();
-    let delegates = delegates(&settings.delegates, clock);
+    let plugins = gate::plugins_for(&spec, &settings.accelerators.plugins);
+    let chosen = settings
+        .profile
+        .as_ref()
+        .map(|profile| choice::order(settings, profile, &spec, &plugins, clock));
+    let names = chosen.as_ref().unwrap_or(&settings.delegates);
+    let delegates = delegates_with(names, &plugins, clock);
+    let options = SessionOptions {
+        shadow_every: settings.accelerators.shadow_every,
+        closeness: settings.accelerators.closeness,
+        ..SessionOptions::default()
+    };
     let package = path.clone();
     let reread: Reread = Arc::new(move || {
         let again = Package::open(&package).map_err(|error| error.to_string())?;
         Ok(again.into_spec().take_onnx().to_vec())
     });
-    let session = Session::open(
-        spec.take_onnx(),
-        reread,
-        &delegates,
-        SessionOptions::default(),
-        Arc::clone(clock),
-    )
-    .map_err(|source| ModelError::Load { path: path.clone(), source })?;
+    let mut session =
+        Session::open(spec.take_onnx(), reread, &delegates, options, Arc::clone(clock))
+            .map_err(|source| ModelError::Load { path: path.clone(), source })?;
     let unfit = |detail: String| ModelError::Unfit { path: path.clone(), detail };
     let input = match session.inputs() {
-        [input] if input.name == spec.input().tensor => input,
+        [input] if input.name == spec.input().tensor => input.clone(),
         inputs => {
             let found: Vec<_> = inputs.iter().map(|input| input.name.as_str()).collect();
             let (wanted, found) = (&spec.input().tensor, found.join(", "));
@@ -131,10 +139,22 @@ pub fn load(settings: &ModelSettings, clock: &Arc<dyn Clock>) -> Result<Loaded, 
         }
     };
     let manifest = spec.input();
-    let preprocess = match input.quantisation {
+    let mut preprocess = match input.quantisation {
         Some(quantisation) => Preprocessor::quantised(manifest, quantisation),
         None => Preprocessor::new(manifest),
     };
+    let mut accelerated = false;
+    if !plugins.is_empty() {
+        let failed = gate::prove(&mut session, &mut preprocess, &spec, &**clock);
+        failed.map_err(|detail| unfit(format!("comparison with the stand-in: {detail}")))?;
+        accelerated = session.running().any(|name| plugins.iter().any(|one| one.name == name));
+        if let Some(detail) = gate::misfit(&session, &spec) {
+            match settings.accelerators.misfit {
+                Misfit::Refuse => return Err(unfit(detail)),
+                Misfit::StandIn => log::error!("{detail}; another delegate runs it"),
+            }
+        }
+    }
     let (width, height) = (manifest.width, manifest.height);
     let labels = Arc::clone(spec.labels());
     let head = head(spec.head(), spec.task(), labels, session.outputs(), width, height)
@@ -143,7 +163,14 @@ pub fn load(settings: &ModelSettings, clock: &Arc<dyn Clock>) -> Result<Loaded, 
     let detector = Detector::new(Box::new(preprocess), Box::new(network), head, spec.id().clone());
     let mut detector = detector.map_err(|error: DetectorError| unfit(error.to_string()))?;
     for sample in spec.golden() {
-        check_golden(&mut detector, sample, &**clock, &path)?;
+        match check_golden(&mut detector, sample, &**clock, &path) {
+            Err(error) if accelerated && settings.accelerators.misfit == Misfit::StandIn => {
+                log::error!("{error}; the model runs without accelerators");
+                drop(detector);
+                return load(&settings.without_accelerators(), clock);
+            }
+            checked => checked?,
+        }
     }
     Ok(Loaded { detector, spec, watch })
 }
@@ -192,6 +219,8 @@ mod tests {
             path: concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny-classifier").into(),
             delegates: delegates.iter().map(|name| (*name).to_owned()).collect(),
             deadline: Duration::from_secs(2),
+            profile: None,
+            accelerators: crate::agent::Accelerators::default(),
         }
     }
 

@@ -2,7 +2,10 @@
 //!
 //! Decisions live in the parts and in the sans-I/O files beside this one; here is only who talks to whom.
 
+mod accelerators;
+mod choice;
 pub mod commands;
+mod gate;
 mod hardware;
 mod health;
 mod load;
@@ -24,12 +27,14 @@ use crate::report::new_boot_id;
 use crate::store::StoreError;
 use updater::Updates;
 
+pub(crate) use gate::plugins_for;
 pub(crate) use load::picture;
 pub use load::{Loaded, ModelError, load};
 pub use local::DEVICE as LOCAL_DEVICE;
 pub(crate) use service::forward;
 pub use settings::{
-    DeliverySettings, ModelSettings, Settings, StreamSettings, UpdateSettings, WatchdogLimits,
+    Accelerators, DeliverySettings, Misfit, ModelSettings, Settings, StreamSettings,
+    UpdateSettings, WatchdogLimits,
 };
 pub use updater::try_model;
 

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::agent::accelerators::Journal;
 use crate::agent::commands::{self, Command, Commands, Received};
 use crate::agent::hardware::Hardware;
 use crate::agent::signals::Signals;
@@ -190,6 +191,7 @@ struct Service {
     audit: Arc<Mutex<Option<AuditHead>>>,
     store_alive: Arc<Heartbeat>,
     power: Option<Power>,
+    accelerators: Journal,
     snapshots: usize,
     floods: Vec<Flood>,
     repository: Option<RepoTopics>,
@@ -213,6 +215,7 @@ impl Service {
         let notifier = Notifier::from_environment(running.hardware_watchdog.take());
         let (finished_in, finished) = mpsc::channel(MOST_SNAPSHOTS);
         let state = if running.updates.is_some() { UpdatePhase::Idle } else { UpdatePhase::Off };
+        let accelerators = Journal::of(&running.model.watch.report());
         Self {
             running,
             topics,
@@ -228,6 +231,7 @@ impl Service {
             audit: Arc::default(),
             store_alive: Arc::new(Heartbeat::new(now)),
             power: None,
+            accelerators,
             snapshots: 0,
             floods: Vec::new(),
             repository,
@@ -326,6 +330,12 @@ impl Service {
         self.feed(now);
         self.end_floods(now);
         self.tell_status(now);
+        if self.accelerators.has_any() {
+            let report = self.running.model.watch.report();
+            for (name, detail) in self.accelerators.changes(report) {
+                self.audit("accelerator", &name, &detail);
+            }
+        }
         if now >= self.next_health {
             self.next_health = now + self.running.health_interval;
             let health = self.health(now);
@@ -442,6 +452,7 @@ impl Service {
                 self.publish(self.topics.model(), &self.model_state()).await;
             }
             Told::Model(model) => {
+                self.accelerators = Journal::of(&model.watch.report());
                 self.running.model = *model;
                 self.publish(self.topics.model(), &self.model_state()).await;
             }

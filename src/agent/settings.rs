@@ -7,6 +7,8 @@ use std::time::Duration;
 use ocelli_protocol::Id;
 use ocelli_protocol::topic::RepoTopics;
 
+use crate::inference::WorkerSettings;
+use crate::inference::session::Closeness;
 use crate::pipeline::Gate;
 use crate::report::OutboxSettings;
 use crate::{board, camera, mqtt, store, update};
@@ -48,8 +50,44 @@ pub struct ModelSettings {
     pub path: PathBuf,
     /// Delegates in order of preference, of [`crate::inference::delegate_names`]; tract is always last, named or not.
     pub delegates: Vec<String>,
+    /// Where the measurement is kept by which `delegates` are ordered; `None`: they are in order.
+    pub profile: Option<PathBuf>,
     /// Longest run of the model on one frame before it counts as an overrun.
     pub deadline: Duration,
+    /// Plug-ins that `delegates` may name.
+    pub accelerators: Accelerators,
+}
+
+impl ModelSettings {
+    /// The same model on the processor alone.
+    pub(super) fn without_accelerators(&self) -> Self {
+        let plugin = |name: &String| self.accelerators.plugins.iter().any(|one| one.name == *name);
+        let delegates = self.delegates.iter().filter(|name| !plugin(name)).cloned().collect();
+        Self { delegates, accelerators: Accelerators::default(), ..self.clone() }
+    }
+}
+
+/// Plug-ins of accelerators, and how their answers are watched.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Accelerators {
+    /// Known by the names in their settings.
+    pub plugins: Vec<WorkerSettings>,
+    /// Frames between two comparisons with the stand-in; 0: only when the model is loaded.
+    pub shadow_every: u32,
+    /// What may differ.
+    pub closeness: Closeness,
+    /// When a package's compiled form does not fit.
+    pub misfit: Misfit,
+}
+
+/// What becomes of a model whose package has a compiled form for an accelerator that is here and does not take it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Misfit {
+    /// Other delegates run it: a device whose driver has changed goes on.
+    #[default]
+    StandIn,
+    /// It is refused: a new model does not take the place of one that runs.
+    Refuse,
 }
 
 /// The way of results to a broker.

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::agent::AgentError;
 use crate::agent::health::clock_state;
 use crate::agent::load::{Loaded, ModelError, load};
-use crate::agent::settings::{ModelSettings, UpdateSettings};
+use crate::agent::settings::{Misfit, ModelSettings, UpdateSettings};
 use crate::clock::Clock;
 use crate::model::ModelSpec;
 use crate::model::disk::Folder;
@@ -98,7 +98,7 @@ impl Updates {
         let moment = moment(&*self.clock);
         let mut slot = self.session.boot(&moment);
         while let Some(tried) = slot {
-            match self.load(Some(tried)) {
+            match self.load(Some(tried), Misfit::StandIn) {
                 Ok(loaded) => return Ok((loaded, slot)),
                 Err(error) => {
                     log::error!("update: slot {} does not load: {error}", tried.name());
@@ -106,15 +106,17 @@ impl Updates {
                 }
             }
         }
-        Ok((self.load(None)?, None))
+        Ok((self.load(None, Misfit::StandIn)?, None))
     }
 
-    fn load(&self, slot: Option<Slot>) -> Result<Loaded, ModelError> {
+    fn load(&self, slot: Option<Slot>, misfit: Misfit) -> Result<Loaded, ModelError> {
         let path = match slot {
             Some(slot) => self.folder.join(slot.file()),
             None => self.model.path.clone(),
         };
-        load(&ModelSettings { path, ..self.model.clone() }, &self.clock)
+        let mut settings = ModelSettings { path, ..self.model.clone() };
+        settings.accelerators.misfit = misfit;
+        load(&settings, &self.clock)
     }
 
     /// Starts the thread, once the pipeline runs.
@@ -253,7 +255,8 @@ impl Updater {
         let (detector, running) = match self.before.take() {
             Some((detector, running)) if running.slot == slot => (detector, running),
             _ => {
-                let loaded = self.updates.load(slot).map_err(|error| error.to_string())?;
+                let loaded =
+                    self.updates.load(slot, Misfit::Refuse).map_err(|error| error.to_string())?;
                 let Loaded { detector, spec, watch } = loaded;
                 (detector, Running { spec, watch, slot })
             }

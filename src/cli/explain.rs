@@ -81,7 +81,8 @@ fn explain_stream(stream: &Stream, told: &mut Told) {
 }
 
 fn explain_model(config: &Config, told: &mut Told) {
-    let known = crate::inference::delegate_names();
+    let mut known = crate::inference::delegate_names();
+    known.extend(config.plugins.iter().map(|plugin| plugin.name.to_string()));
     let asked: Vec<_> = config.model.delegates.iter().map(ToString::to_string).collect();
     for missing in asked.iter().filter(|name| !known.contains(name)) {
         told.hints.push(format!(
@@ -90,6 +91,12 @@ fn explain_model(config: &Config, told: &mut Told) {
     }
     let mut order: Vec<_> = asked.into_iter().filter(|name| known.contains(name)).collect();
     order.push("tract".to_owned());
+    for plugin in config.plugins.iter().filter(|plugin| !plugin.library.exists()) {
+        let (name, library) = (&plugin.name, plugin.library.display());
+        told.hints.push(format!(
+            "plug-in {name}: {library} is not there; what it would run goes to the next one"
+        ));
+    }
     let path = match &config.model.path {
         Some(path) => path.clone(),
         None => match zoo_path(DEFAULT_MODEL) {
@@ -108,7 +115,10 @@ fn explain_model(config: &Config, told: &mut Told) {
                 id.name,
                 id.version,
                 path.display(),
-                order.join(", then "),
+                match config.model.by_measurement {
+                    true => format!("the fastest of {} by measurement", order.join(", ")),
+                    false => order.join(", then "),
+                },
                 config.model.threads,
                 humantime::format_duration(config.model.deadline)
             ));

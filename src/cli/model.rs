@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Failure;
-use crate::agent::{self, Loaded, ModelSettings};
+use crate::agent::{self, Accelerators, Loaded, ModelSettings};
 use crate::clock::Clock;
 
 /// The zoo's detector, used when none is named.
@@ -36,6 +36,12 @@ pub(super) fn load(
     delegates: Vec<String>,
     clock: &Arc<dyn Clock>,
 ) -> Result<Loaded, Failure> {
-    let settings = ModelSettings { path, delegates, deadline: PATIENCE };
+    let settings = ModelSettings {
+        path,
+        delegates,
+        deadline: PATIENCE,
+        profile: None,
+        accelerators: Accelerators::default(),
+    };
     agent::load(&settings, clock).map_err(Failure::failed)
 }

@@ -9,6 +9,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,6 +18,8 @@ use ocelli_protocol::Id;
 use toml::de::{DeTable, Error as TomlError};
 
 use crate::file::read_regular;
+use crate::inference::Sandbox;
+use crate::inference::session::Closeness;
 
 pub use crate::mqtt::{SecretError, read_password, readable_by_others};
 pub use section::Problem;
@@ -36,6 +39,8 @@ pub struct Config {
     pub device: Device,
     pub streams: Vec<Stream>,
     pub model: Model,
+    pub npu: Npu,
+    pub plugins: Vec<Plugin>,
     /// `None`: no broker, results go to standard output.
     pub mqtt: Option<Mqtt>,
     pub outbox: Outbox,
@@ -80,10 +85,44 @@ pub struct Model {
     pub path: Option<PathBuf>,
     /// Delegates in order of preference, without tract, which is always last.
     pub delegates: Vec<Id>,
+    /// `"auto"`: the order is what a measurement on this device says.
+    pub by_measurement: bool,
     /// Threads that compute.
     pub threads: usize,
     /// Longest inference of one frame.
     pub deadline: Duration,
+}
+
+/// `[npu]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Npu {
+    /// The program that hosts plug-ins; `None`: where it is installed.
+    pub worker: Option<PathBuf>,
+    /// Words before it.
+    pub runner: Vec<String>,
+    /// Frames between two comparisons with the stand-in; 0: never.
+    pub shadow_every: u32,
+    /// What may differ.
+    pub closeness: Closeness,
+}
+
+/// `[[plugin]]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plugin {
+    /// Name of the delegate.
+    pub name: Id,
+    /// Shared library.
+    pub library: PathBuf,
+    /// For the plug-in.
+    pub options: BTreeMap<String, String>,
+    /// How far its process is fenced in.
+    pub sandbox: Sandbox,
+    /// Address space, bytes; 0: no limit.
+    pub memory: u64,
+    /// Longest time for loading and compiling.
+    pub patience: Duration,
+    /// Folder for compiled models.
+    pub cache: Option<PathBuf>,
 }
 
 /// `[mqtt]`

@@ -1,15 +1,19 @@
 //! Section by section, from TOML to validated values: ranges, alphabets, and which keys go together.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ocelli_protocol::Id;
+use toml::de::DeValue;
 
 use super::section::Section;
 use super::{
-    Board, Config, Device, Durability, GpioLine, Model, Mqtt, Outbox, Overflow, Part, PowerChip,
-    PowerMeter, Stream, Tls, Update,
+    Board, Config, Device, Durability, GpioLine, Model, Mqtt, Npu, Outbox, Overflow, Part, Plugin,
+    PowerChip, PowerMeter, Stream, Tls, Update,
 };
+use crate::inference::Sandbox;
+use crate::inference::session::Closeness;
 
 /// Reads a whole file; problems go to the section's source.
 pub(super) fn read(top: Section<'_>) -> Config {
@@ -25,9 +29,12 @@ pub(super) fn read(top: Section<'_>) -> Config {
     let device = read_device(top.section("device"), connected);
     let mqtt = read_mqtt(mqtt, host, &device.id);
     let board = read_board(top.section("board"));
+    let plugins = read_plugins(&top);
     let config = Config {
         streams: read_streams(&top, &board),
-        model: read_model(top.section("model")),
+        model: read_model(top.section("model"), &plugins),
+        npu: read_npu(top.section("npu")),
+        plugins,
         mqtt: connected.then_some(mqtt),
         outbox: read_outbox(top.section("outbox")),
         update: read_update(top.section("update"), connected),
@@ -103,8 +110,25 @@ fn read_stream(section: &Section<'_>) -> Stream {
 /// Delegates that a configuration may name, whether this build has them or not. tract is always there, last.
 const DELEGATES: &[&str] = &["int8"];
 
-fn read_model(section: Section<'_>) -> Model {
-    let mut delegates = section.ids("delegates");
+fn read_model(section: Section<'_>, plugins: &[Plugin]) -> Model {
+    let expected =
+        "\"auto\", or a list of identifiers such as [\"int8\"] (1 to 63 of a-z, 0-9, '-')";
+    // None: by measurement.
+    let listed: Option<Vec<Id>> =
+        section.read("delegates", expected, |value| match value.as_str() {
+            Some("auto") => Some(None),
+            Some(_) => None,
+            None => {
+                let items = value.as_array()?.iter();
+                let ids = items.map(|item| item.get_ref().as_str()?.parse().ok());
+                Some(Some(ids.collect::<Option<_>>()?))
+            }
+        });
+    let by_measurement = listed.is_none();
+    let mut delegates = listed.unwrap_or_else(|| {
+        let inside = DELEGATES.iter().filter_map(|name| name.parse().ok());
+        plugins.iter().map(|plugin| plugin.name.clone()).chain(inside).collect()
+    });
     if delegates.last().is_some_and(|last| last.as_str() == "tract") {
         delegates.pop();
     }
@@ -112,22 +136,92 @@ fn read_model(section: Section<'_>) -> Model {
         section.report("delegates", "tract takes what the others leave: it can only stand last");
     }
     for name in delegates.iter().filter(|name| name.as_str() != "tract") {
-        if !DELEGATES.contains(&name.as_str()) {
-            let known = DELEGATES.join(", ");
+        let plugin = plugins.iter().any(|plugin| plugin.name == *name);
+        if !plugin && !DELEGATES.contains(&name.as_str()) {
+            let names = plugins.iter().map(|plugin| plugin.name.as_str());
+            let known = DELEGATES.iter().copied().chain(names).collect::<Vec<_>>().join(", ");
             section.report(
                 "delegates",
-                format!("\"{name}\" is no known delegate; known are {known} and tract"),
+                format!(
+                    "\"{name}\" is no known delegate; known are {known} and tract; a [[plugin]] adds one"
+                ),
             );
         }
     }
     let model = Model {
         path: section.optional_path("path", "a model package, as \"models/nanodet-g-coco\""),
         delegates,
+        by_measurement,
         threads: section.integer("threads", 1..=64) as usize,
         deadline: section.duration("deadline", Duration::from_millis(1)..=Duration::from_secs(60)),
     };
     section.finish();
     model
+}
+
+fn read_npu(section: Section<'_>) -> Npu {
+    let npu = Npu {
+        worker: section.optional_path("worker", "the path of ocelli-npu-worker"),
+        runner: section.read(
+            "runner",
+            "a list of words such as [\"qemu-aarch64-static\"]",
+            |value| {
+                let words = value.as_array()?.iter();
+                words.map(|word| word.get_ref().as_str().map(str::to_owned)).collect()
+            },
+        ),
+        shadow_every: section.integer("shadow_every", 0..=1_000_000_000) as u32,
+        closeness: Closeness {
+            steps: section.integer("max_steps", 0..=255) as u32,
+            share: section.number("max_share", 0.0..=1.0),
+        },
+    };
+    section.finish();
+    npu
+}
+
+fn read_plugins(top: &Section<'_>) -> Vec<Plugin> {
+    let mut plugins: Vec<Plugin> = Vec::new();
+    for section in top.sections("plugin") {
+        let name = section.optional_id("name");
+        let library = section.optional_path("library", "the path of a plug-in");
+        let options = section.read(
+            "options",
+            "a table of texts such as { library = \"/usr/lib/librknnrt.so\" }",
+            |value| {
+                let pairs = value.as_table()?.iter();
+                let pair = |(key, value): (&toml::Spanned<_>, &toml::Spanned<DeValue<'_>>)| {
+                    let key: &std::borrow::Cow<'_, str> = key.get_ref();
+                    Some((key.to_string(), value.get_ref().as_str()?.to_owned()))
+                };
+                pairs.map(pair).collect::<Option<BTreeMap<String, String>>>()
+            },
+        );
+        let sandbox = section.choice(
+            "sandbox",
+            &[("strict", Sandbox::Strict), ("files", Sandbox::Files), ("off", Sandbox::Off)],
+        );
+        let memory = section.bytes("memory", 0..=1 << 40);
+        let patience =
+            section.duration("patience", Duration::from_secs(1)..=Duration::from_secs(3600));
+        let cache = section.optional_path("cache", "a folder");
+        match (name, library) {
+            (Some(name), Some(library)) => {
+                let taken = DELEGATES.contains(&name.as_str())
+                    || name.as_str() == "tract"
+                    || plugins.iter().any(|other| other.name == name);
+                if taken {
+                    section.report("name", format!("\"{name}\" is taken; give it its own name"));
+                }
+                plugins.push(Plugin { name, library, options, sandbox, memory, patience, cache });
+            }
+            (None, None) => {}
+            (None, Some(_)) => section.report("name", "missing: model.delegates names it so"),
+            (Some(_), None) => section.report("library", "missing: the plug-in's path"),
+        }
+        section.finish();
+    }
+    plugins
 }
 
 fn read_mqtt(section: Section<'_>, host: String, device: &Id) -> Mqtt {

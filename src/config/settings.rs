@@ -6,7 +6,7 @@ use std::time::Duration;
 use ocelli_protocol::Id;
 use ocelli_protocol::topic::RepoTopics;
 
-use super::{Config, Durability, Mqtt, Outbox, Overflow, Part, PowerChip, Stream};
+use super::{Config, Durability, Mqtt, Outbox, Overflow, Part, Plugin, PowerChip, Stream};
 use crate::pipeline::Gate;
 use crate::{agent, board, camera, inference, mqtt, report, store, update};
 
@@ -116,16 +116,23 @@ impl Config {
             trial: update::trial::Settings {
                 program,
                 runner: config.runner.clone(),
-                delegates: self.known_delegates(),
+                delegates: self.delegates_inside(),
                 labels: words(&self.device.labels),
                 timeout: config.trial_timeout,
             },
         }))
     }
 
+    /// A trial is not the place for vendors' code: accelerators prove themselves when the model takes over.
+    fn delegates_inside(&self) -> Vec<String> {
+        let inside = inference::delegate_names();
+        self.known_delegates().into_iter().filter(|name| inside.contains(name)).collect()
+    }
+
     /// A delegate of another build is told by `ocelli check`; what it would run goes to the next one.
     fn known_delegates(&self) -> Vec<String> {
-        let known = inference::delegate_names();
+        let mut known = inference::delegate_names();
+        known.extend(self.plugins.iter().map(|plugin| plugin.name.to_string()));
         let delegates = self.model.delegates.iter().map(ToString::to_string);
         delegates.filter(|name| known.contains(name)).collect()
     }
@@ -144,6 +151,8 @@ impl Config {
                 path: self.model.path.clone().unwrap_or_else(|| model.to_owned()),
                 delegates: self.known_delegates(),
                 deadline: self.model.deadline,
+                profile: self.model.by_measurement.then(|| self.store.join("delegates.json")),
+                accelerators: self.accelerators(),
             },
             delivery: self.mqtt.as_ref().map(|mqtt| agent::DeliverySettings {
                 device: self.device.id.clone(),
@@ -159,6 +168,25 @@ impl Config {
             health_interval: self.health_interval,
             watchdog: agent::WatchdogLimits::default(),
         })
+    }
+
+    fn accelerators(&self) -> agent::Accelerators {
+        let plugin = |plugin: &Plugin| inference::WorkerSettings {
+            options: plugin.options.clone(),
+            program: self.npu.worker.clone().unwrap_or_else(inference::worker_beside),
+            runner: self.npu.runner.clone(),
+            sandbox: plugin.sandbox,
+            memory_bytes: plugin.memory,
+            cache_dir: plugin.cache.clone(),
+            patience: plugin.patience,
+            ..inference::WorkerSettings::new(plugin.name.as_str(), &plugin.library)
+        };
+        agent::Accelerators {
+            plugins: self.plugins.iter().map(plugin).collect(),
+            shadow_every: self.npu.shadow_every,
+            closeness: self.npu.closeness,
+            misfit: agent::Misfit::StandIn,
+        }
     }
 
     fn board_settings(&self) -> board::Settings {

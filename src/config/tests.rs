@@ -138,6 +138,7 @@ fn a_refusal_names_line_key_and_what_was_expected() {
         ("[model]\nthreads = 0".into(), &["from 1 to 64"]),
         ("[model]\nthreads = 1.5".into(), &["a whole number", "found 1.5"]),
         ("[model]\ndelegates = [\"tract\", \"int8\"]".into(), &["can only stand last"]),
+        ("[model]\ndelegates = \"fast\"".into(), &["model.delegates", "\"auto\", or a list"]),
         (
             "[update]\nrepo = \"r\"".into(),
             &["update.model: missing", "update.root: missing", "mqtt.host"],

@@ -27,6 +27,68 @@ pub trait Delegate: Send + Sync {
     /// # Errors
     /// [`CompileError`]; the segment then goes to the next alternative.
     fn compile(&self, segment: &Segment<'_>) -> Result<Box<dyn CompiledSegment>, CompileError>;
+
+    /// Whether it runs in this process or in one that may die.
+    fn seat(&self) -> Seat {
+        Seat::Inside
+    }
+
+    /// What its answers may differ from the stand-in's, where that is not the session's to say.
+    fn closeness(&self) -> Option<Closeness> {
+        None
+    }
+
+    /// What became of its workers so far; `None` for a delegate without any.
+    fn workers(&self) -> Option<WorkerCounts> {
+        None
+    }
+}
+
+/// Where a delegate runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seat {
+    /// In this process.
+    Inside,
+    /// In a process of its own: its stand-in is built together with it, and its answers are compared with the stand-in's.
+    Apart,
+}
+
+/// How near an accelerator's answer must be to the stand-in's. Neither is wrong when they differ a little: devices round
+/// in their own ways.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Closeness {
+    /// Integer values: largest difference, in steps.
+    pub steps: u32,
+    /// Real values: largest difference, as a share of the span from the least to the greatest value of the stand-in.
+    pub share: f32,
+}
+
+impl Default for Closeness {
+    fn default() -> Self {
+        Self { steps: 8, share: 0.05 }
+    }
+}
+
+/// What became of the processes of a delegate since the model was loaded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WorkerCounts {
+    /// Started.
+    pub starts: u64,
+    /// Ended by a crash, an error of the device, or an answer that made no sense.
+    pub faults: u64,
+    /// Ended because a run took too long.
+    pub overruns: u64,
+    /// Killed, but still there: stuck in the kernel.
+    pub stuck: u64,
+}
+
+/// What a delegate's process, and the device behind it, tell of themselves.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct WorkerStats {
+    /// Resident memory of the process.
+    pub rss_bytes: u64,
+    /// Power that the device draws, where it tells.
+    pub power_watt: Option<f32>,
 }
 
 /// A segment, ready to run. Owns its scratch memory; runs do not allocate.
@@ -49,6 +111,16 @@ pub trait CompiledSegment: Send {
     /// be later still: it is given all the time it needs.
     fn shares_the_processor(&self) -> bool {
         false
+    }
+
+    /// Whether another run makes sense; if not, the segment is compiled anew.
+    fn is_alive(&self) -> bool {
+        true
+    }
+
+    /// How its process and device are, where it has them. Not while a frame waits.
+    fn stats(&mut self) -> Option<WorkerStats> {
+        None
     }
 
     /// Its layers in the order in which they run, where it can say when each is done.
@@ -90,6 +162,8 @@ pub struct DeviceInfo {
     pub device: String,
     /// Driver or runtime version, where there is one.
     pub version: Option<String>,
+    /// Its answers are right, its times mean nothing.
+    pub simulated: bool,
 }
 
 /// A device that is not there.

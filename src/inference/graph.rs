@@ -272,13 +272,13 @@ impl Node {
     /// An integer attribute.
     #[must_use]
     pub fn int(&self, name: &str) -> Option<i64> {
-        self.attribute(name).map(|attribute| attribute.i)
+        self.attribute(name).map(|attribute| attribute.i())
     }
 
     /// A float attribute.
     #[must_use]
     pub fn float(&self, name: &str) -> Option<f32> {
-        self.attribute(name).map(|attribute| attribute.f)
+        self.attribute(name).map(|attribute| attribute.f())
     }
 
     /// A list of integers.

@@ -51,7 +51,11 @@ impl Delegate for Int8 {
             reason: error.to_string(),
         })?;
         let device = format!("CPU with {isa} kernels");
-        Ok(DeviceInfo { device, version: Some(env!("CARGO_PKG_VERSION").to_owned()) })
+        Ok(DeviceInfo {
+            device,
+            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            simulated: false,
+        })
     }
 
     fn claim(&self, graph: &GraphView<'_>) -> NodeSet {

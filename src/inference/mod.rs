@@ -7,6 +7,7 @@ pub mod delegate;
 mod function;
 pub mod graph;
 mod int8;
+mod npu;
 pub mod partition;
 #[cfg(test)]
 mod reference;
@@ -21,6 +22,8 @@ use self::delegate::{CompileError, CompiledSegment, Delegate, DeviceInfo, Segmen
 use self::graph::{GraphView, NodeSet};
 use crate::clock::Clock;
 pub use int8::peak_macs_per_second;
+pub use npu::{Blob, BlobTensor, WorkerSettings, worker_beside};
+pub use ocelli_delegate::wire::Sandbox;
 pub use session::{Session, SessionOptions};
 
 /// Names of the delegates in this build, in the order in which they are preferred; the host last.
@@ -34,9 +37,21 @@ pub fn delegate_names() -> Vec<String> {
 /// ask `clock` whether their deadline has passed.
 #[must_use]
 pub fn delegates(names: &[String], clock: &Arc<dyn Clock>) -> Vec<Arc<dyn Delegate>> {
+    delegates_with(names, &[], clock)
+}
+
+/// As [`delegates`], with plug-ins that are known by the names in their settings.
+#[must_use]
+pub fn delegates_with(
+    names: &[String],
+    plugins: &[WorkerSettings],
+    clock: &Arc<dyn Clock>,
+) -> Vec<Arc<dyn Delegate>> {
     let guest = |name: &String| -> Arc<dyn Delegate> {
-        match name.as_str() {
-            int8::NAME => Arc::new(int8::Int8::new(Arc::clone(clock))),
+        let plugin = plugins.iter().find(|plugin| plugin.name == *name);
+        match (name.as_str(), plugin) {
+            (int8::NAME, _) => Arc::new(int8::Int8::new(Arc::clone(clock))),
+            (_, Some(plugin)) => Arc::new(npu::Npu::new(plugin.clone(), Arc::clone(clock))),
             _ => Arc::new(Absent(name.clone())),
         }
     };

@@ -73,7 +73,7 @@ impl Delegate for Reference {
             let reason = "no such device; plug it in".to_owned();
             return Err(Unavailable { delegate: self.name.clone(), reason });
         }
-        Ok(DeviceInfo { device: "plain scalar code".to_owned(), version: None })
+        Ok(DeviceInfo { device: "plain scalar code".to_owned(), version: None, simulated: false })
     }
 
     fn claim(&self, graph: &GraphView<'_>) -> NodeSet {

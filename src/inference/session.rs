@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use self::segment::Runner;
 pub use self::source::Reread;
 use self::source::Source;
-pub use self::verify::{Tolerance, VerifyError};
-use super::delegate::{Delegate, Layer, SegmentIo};
+pub use self::verify::{Closeness, Tolerance, VerifyError};
+use super::delegate::{Delegate, Layer, SegmentIo, WorkerCounts, WorkerStats};
 use super::graph::{Graph, GraphError, Limits, NodeId, NodeSet, TensorId};
 use super::partition::partition;
 use crate::clock::Clock;
@@ -25,7 +25,7 @@ use crate::model::Sha256;
 use crate::tensor::{Tensor, TensorSpec, TensorView};
 
 /// How a session behaves.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SessionOptions {
     /// Caps on the model file.
     pub limits: Limits,
@@ -33,11 +33,21 @@ pub struct SessionOptions {
     pub back_off: Duration,
     /// Failures in a row after which a delegate is not tried again, at least 1.
     pub quarantine_after: u32,
+    /// Every so many frames the answer of a delegate in another process is compared with its stand-in's; 0: never.
+    pub shadow_every: u32,
+    /// What may differ then.
+    pub closeness: Closeness,
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        Self { limits: Limits::default(), back_off: Duration::from_secs(1), quarantine_after: 5 }
+        Self {
+            limits: Limits::default(),
+            back_off: Duration::from_secs(1),
+            quarantine_after: 5,
+            shadow_every: 0,
+            closeness: Closeness::default(),
+        }
     }
 }
 
@@ -115,6 +125,19 @@ pub struct SegmentReport {
     pub last_error: Option<String>,
     /// Duration of the last run.
     pub last_run: Duration,
+    /// Delegates of it that run in processes of their own.
+    pub workers: Vec<WorkerReport>,
+}
+
+/// A delegate in another process, of a [`SegmentReport`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerReport {
+    /// The delegate.
+    pub delegate: String,
+    /// `ready`, `starting`, `paused` after a fault, `idle`, or `gone` for good.
+    pub state: &'static str,
+    /// What became of its processes.
+    pub counts: WorkerCounts,
 }
 
 /// How long a layer took.
@@ -302,7 +325,13 @@ impl Session {
     /// Which delegate runs which nodes.
     #[must_use]
     pub fn report(&self) -> SessionReport {
-        SessionReport { segments: self.runners.iter().map(Runner::report).collect() }
+        let now = self.clock.now();
+        SessionReport { segments: self.runners.iter().map(|runner| runner.report(now)).collect() }
+    }
+
+    /// How the processes and devices that run segments are. Asks them: for reports and benchmarks, not per frame.
+    pub fn worker_stats(&mut self) -> Vec<WorkerStats> {
+        self.runners.iter_mut().filter_map(Runner::stats).collect()
     }
 
     /// The delegate of each segment, in order of execution. Does not allocate.

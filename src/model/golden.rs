@@ -174,7 +174,8 @@ fn moved_landmark(expected: &Detection, found: &Detection) -> Option<usize> {
     moved.or((wanted != given).then_some(wanted.min(given)))
 }
 
-fn iou(a: &BoundingBox, b: &BoundingBox) -> f32 {
+/// Overlap of two boxes as a share of what they cover together.
+pub(crate) fn iou(a: &BoundingBox, b: &BoundingBox) -> f32 {
     let overlap = |a0: f32, a_len: f32, b0: f32, b_len: f32| {
         ((a0 + a_len).min(b0 + b_len) - a0.max(b0)).max(0.0)
     };

@@ -18,6 +18,7 @@ mod spec;
 use std::io;
 
 pub use golden::GoldenSample;
+pub(crate) use golden::iou;
 pub use package::Package;
 pub use spec::{DelegateFile, ModelSpec, Sha256};
 

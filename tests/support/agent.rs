@@ -37,6 +37,10 @@ pub struct Setup {
     pub model: PathBuf,
     /// `store.dir`.
     pub store: PathBuf,
+    /// Further lines of `[model]`.
+    pub model_lines: String,
+    /// Further sections.
+    pub sections: String,
 }
 
 impl Setup {
@@ -53,15 +57,17 @@ impl Setup {
             fps: 20.0,
             model,
             store: folder.join("store"),
+            model_lines: String::new(),
+            sections: String::new(),
         }
     }
 
     /// The configuration's path.
     pub fn write(&self) -> PathBuf {
         let mut text = format!(
-            "[device]\nid = {:?}\n\n[model]\npath = {:?}\n\n[store]\ndir = {:?}\n\n\
-             [outbox]\ndurability = \"{}\"\n\n[health]\ninterval = \"1s\"\n",
-            self.id, self.model, self.store, self.durability
+            "[device]\nid = {:?}\n\n[model]\npath = {:?}\n{}\n\n[store]\ndir = {:?}\n\n\
+             [outbox]\ndurability = \"{}\"\n\n[health]\ninterval = \"1s\"\n{}\n",
+            self.id, self.model, self.model_lines, self.store, self.durability, self.sections
         );
         if let Some((host, port)) = &self.broker {
             let further = &self.mqtt;

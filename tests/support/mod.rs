@@ -13,6 +13,7 @@ pub mod broker;
 pub mod field;
 pub mod hostile;
 pub mod keys;
+pub mod plugin;
 pub mod program;
 pub mod proxy;
 pub mod subscriber;

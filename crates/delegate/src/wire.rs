@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// Changes with every change here; agent and worker of different versions refuse each other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Largest packet, bytes.
 pub const MAX_PACKET: usize = 128 * 1024;
 /// Alignment of each tensor in a memory file: a page, as devices want it.
@@ -198,6 +198,8 @@ pub enum Reply {
         inputs: Vec<Tensor>,
         /// The same.
         outputs: Vec<Tensor>,
+        /// The device once more: some runtimes tell their version only with a model.
+        device: Option<Device>,
     },
     /// The buffers are mapped.
     Mapped,

@@ -132,7 +132,8 @@ impl Worker {
         let [inputs, outputs] = executable.io()?;
         self.io = Io::of(&inputs, &outputs).0;
         self.executable = Some(executable);
-        Ok(Reply::Compiled { inputs, outputs })
+        let device = plugin.devices()?.into_iter().nth(what.device as usize);
+        Ok(Reply::Compiled { inputs, outputs, device })
     }
 
     fn run(&mut self, timeout_ns: u64) -> Result<(), Failed> {

@@ -83,7 +83,7 @@ impl Worker {
         assert_eq!(worker.ask(&supports, Some(&file)), Reply::Accepts(vec![1]));
         let what = Compile { device: 0, blob: false, model, graph: Some(graph), toolchain: None };
         match worker.ask(&Request::Compile(Box::new(what)), Some(&file)) {
-            Reply::Compiled { inputs, outputs } => {
+            Reply::Compiled { inputs, outputs, .. } => {
                 assert_eq!((&*inputs[0].name, &*outputs[0].name), ("x", "y"));
                 assert_eq!((inputs[0].n_bytes, outputs[0].n_bytes), (24, 24));
             }

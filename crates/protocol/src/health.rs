@@ -183,6 +183,26 @@ pub struct Delegate {
     /// What went wrong last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// Accelerators of this part that run in processes of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub workers: Vec<Worker>,
+}
+
+/// An accelerator's process, since the model was loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Worker {
+    /// The delegate.
+    pub name: String,
+    /// `ready`, `starting`, `paused` after a fault, `idle`, or `gone` for good.
+    pub state: String,
+    /// Processes started.
+    pub starts: u64,
+    /// Ended by a crash, an error of the device, or an answer that made no sense.
+    pub faults: u64,
+    /// Ended because a run took too long.
+    pub overruns: u64,
+    /// Killed, but still there: stuck in the kernel.
+    pub stuck: u64,
 }
 
 /// Commands since the agent's start.
@@ -276,6 +296,7 @@ mod tests {
                 macs: 5,
                 fallbacks: 0,
                 last_error: None,
+                workers: Vec::new(),
             }],
             commands: Commands::default(),
             rss_bytes: Some(1024),

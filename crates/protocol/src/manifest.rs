@@ -278,9 +278,72 @@ pub struct DelegateBlob {
     /// Version of the vendor's compiler.
     #[serde(default)]
     pub toolchain: Option<String>,
-    /// Version of the vendor's runtime that it needs.
+    /// Version of the vendor's runtime that it needs: a range such as `>=2.3.0, <3`, or one exact text.
     #[serde(default)]
     pub runtime: Option<String>,
+    /// Inputs and outputs that are not as in the model.
+    #[serde(default)]
+    pub io: Vec<DelegateIo>,
+    /// What its answers may differ from the reference's; without it, what the device's configuration allows.
+    #[serde(default)]
+    pub tolerance: Option<DelegateTolerance>,
+}
+
+/// `io` of `[[delegate]]`: a tensor as the device wants it. The agent converts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DelegateIo {
+    /// Name in the model.
+    pub tensor: String,
+    /// Name in the compiled form, where that is another.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Type on the device.
+    pub element: DelegateElement,
+    /// Scale of integers.
+    #[serde(default = "one")]
+    pub scale: f32,
+    /// Integer that stands for 0.
+    #[serde(default)]
+    pub zero_point: i32,
+    /// Order on the device.
+    #[serde(default)]
+    pub layout: DelegateLayout,
+}
+
+fn one() -> f32 {
+    1.0
+}
+
+/// Element types that pass to a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the types' own names")]
+pub enum DelegateElement {
+    F32,
+    U8,
+    I8,
+}
+
+/// Order of a tensor's values on a device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DelegateLayout {
+    /// As in the model: channels, rows, columns.
+    #[default]
+    Rows,
+    /// Rows, columns, channels.
+    ChannelsLast,
+}
+
+/// `tolerance` of `[[delegate]]`. First class and boxes are held to the golden pictures besides.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DelegateTolerance {
+    /// Integer outputs: largest difference in steps.
+    pub steps: u32,
+    /// Float outputs: largest difference as a share of the span of the reference's values.
+    pub share: f32,
 }
 
 #[cfg(test)]

@@ -166,6 +166,18 @@ impl<'a> Values<'a> {
         self.len() == 0
     }
 
+    /// As floats, whatever the element type.
+    #[must_use]
+    pub fn to_reals(&self) -> Vec<f32> {
+        match self {
+            Self::F32(values) => values.to_vec(),
+            Self::U8(values) => values.iter().copied().map(f32::from).collect(),
+            Self::I8(values) => values.iter().copied().map(f32::from).collect(),
+            Self::I32(values) => values.iter().map(|value| *value as f32).collect(),
+            Self::I64(values) => values.iter().map(|value| *value as f32).collect(),
+        }
+    }
+
     /// The floats; `None` for another element type.
     #[must_use]
     pub fn as_f32(&self) -> Option<&'a [f32]> {
@@ -248,6 +260,21 @@ impl Tensor {
     #[must_use]
     pub fn view(&self) -> TensorView<'_> {
         TensorView { shape: &self.spec.shape, values: self.buffer.as_values() }
+    }
+
+    /// Takes over the values of a tensor of the same type and length.
+    ///
+    /// # Panics
+    /// When it is another one.
+    pub fn copy_from(&mut self, other: &Self) {
+        match (&mut self.buffer, &other.buffer) {
+            (TensorBuffer::F32(to), TensorBuffer::F32(from)) => to.copy_from_slice(from),
+            (TensorBuffer::U8(to), TensorBuffer::U8(from)) => to.copy_from_slice(from),
+            (TensorBuffer::I8(to), TensorBuffer::I8(from)) => to.copy_from_slice(from),
+            (TensorBuffer::I32(to), TensorBuffer::I32(from)) => to.copy_from_slice(from),
+            (TensorBuffer::I64(to), TensorBuffer::I64(from)) => to.copy_from_slice(from),
+            _ => panic!("`{}` is of another type than `{}`", other.spec.name, self.spec.name),
+        }
     }
 
     /// For writing.

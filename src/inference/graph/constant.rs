@@ -137,8 +137,8 @@ pub(super) fn of_node(mut proto: NodeProto, limits: &Limits) -> Result<Decoded, 
             tensor.name = name;
             return decode(tensor, limits);
         }
-        "value_int" => (vec![], TensorBuffer::I64(vec![attribute.i])),
-        "value_float" => (vec![], TensorBuffer::F32(vec![attribute.f])),
+        "value_int" => (vec![], TensorBuffer::I64(vec![attribute.i()])),
+        "value_float" => (vec![], TensorBuffer::F32(vec![attribute.f()])),
         "value_ints" => vector(attribute.ints.len(), TensorBuffer::I64(attribute.ints)),
         "value_floats" => vector(attribute.floats.len(), TensorBuffer::F32(attribute.floats)),
         other => {

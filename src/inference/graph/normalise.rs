@@ -213,7 +213,7 @@ impl Normaliser {
     fn activation(&self, place: usize) -> Option<(Activation, TensorId)> {
         let node = &self.raw.nodes[place];
         let bound = |input: usize, attribute: &str, default: f32| match node.input(input) {
-            None => Some(node.attribute(attribute).map_or(default, |found| found.f)),
+            None => Some(node.attribute(attribute).map_or(default, |found| found.f())),
             Some(tensor) => match self.raw.tensors[tensor].constant() {
                 Some(TensorBuffer::F32(values)) => values.first().copied(),
                 _ => None,

@@ -28,7 +28,7 @@ impl RawNode {
     }
 
     pub(super) fn int(&self, name: &str, default: i64) -> i64 {
-        self.attribute(name).map_or(default, |attribute| attribute.i)
+        self.attribute(name).map_or(default, |attribute| attribute.i())
     }
 
     pub(super) fn ints(&self, name: &str) -> Option<&[i64]> {

@@ -126,7 +126,7 @@ fn initializer(name: &str, shape: &[usize], values: &TensorBuffer) -> TensorProt
 /// An integer attribute.
 pub(in crate::inference) fn int_attribute(name: &str, i: i64) -> AttributeProto {
     let r#type = AttributeType::Int as i32;
-    AttributeProto { name: name.to_owned(), r#type, i, ..AttributeProto::default() }
+    AttributeProto { name: name.to_owned(), r#type, i: Some(i), ..AttributeProto::default() }
 }
 
 /// Nodes of a graph as an ONNX file of their own.
@@ -262,5 +262,5 @@ fn clip(
 
 fn float_attribute(name: &str, f: f32) -> AttributeProto {
     let r#type = AttributeType::Float as i32;
-    AttributeProto { name: name.to_owned(), r#type, f, ..AttributeProto::default() }
+    AttributeProto { name: name.to_owned(), r#type, f: Some(f), ..AttributeProto::default() }
 }

@@ -6,7 +6,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::segment::Plan;
-use crate::inference::delegate::{CompileError, CompiledSegment, Delegate};
+use crate::inference::delegate::{
+    Closeness, CompileError, CompiledSegment, Delegate, Seat, WorkerCounts,
+};
 use crate::inference::tract;
 
 type Built = Result<Box<dyn CompiledSegment>, CompileError>;
@@ -37,6 +39,8 @@ pub(super) enum Readiness {
     Building,
     /// It has just turned out that it cannot be built.
     Failed(String),
+    /// After a fault, building it anew has failed; it may be tried again.
+    Relapsed(String),
 }
 
 impl Alternative {
@@ -50,6 +54,29 @@ impl Alternative {
 
     pub(super) fn name(&self) -> &str {
         self.delegate.as_ref().map_or(tract::NAME, |delegate| delegate.name())
+    }
+
+    pub(super) fn seat(&self) -> Seat {
+        self.delegate.as_ref().map_or(Seat::Inside, |delegate| delegate.seat())
+    }
+
+    pub(super) fn closeness(&self) -> Option<Closeness> {
+        self.delegate.as_ref()?.closeness()
+    }
+
+    pub(super) fn workers(&self) -> Option<WorkerCounts> {
+        self.delegate.as_ref()?.workers()
+    }
+
+    /// For a report.
+    pub(super) fn state(&self, now: Instant) -> &'static str {
+        match &self.state {
+            State::Gone => "gone",
+            State::Building(_) => "starting",
+            _ if self.retry_at.is_some_and(|at| now < at) => "paused",
+            State::Unbuilt => "idle",
+            State::Built(_) => "ready",
+        }
     }
 
     pub(super) fn is_host(&self) -> bool {
@@ -95,6 +122,12 @@ impl Alternative {
                         Err(CompileError::Failed("the building thread died".to_owned()))
                     }
                 };
+                if self.failures_in_a_row > 0
+                    && let Err(CompileError::Failed(reason)) = built
+                {
+                    self.state = State::Unbuilt;
+                    return Readiness::Relapsed(reason);
+                }
                 match self.settle(built) {
                     Ok(()) => Readiness::Ready,
                     Err(error) => Readiness::Failed(format!("{}: {error}", self.name())),
@@ -144,8 +177,15 @@ impl Alternative {
         self.retry_at = now.checked_add(back_off.saturating_mul(1 << doublings));
         if self.failures_in_a_row >= allowed {
             self.quarantine();
+        } else if self.segment().is_some_and(|segment| !segment.is_alive()) {
+            self.state = State::Unbuilt;
         }
         self.failures_in_a_row >= allowed
+    }
+
+    /// Whether it is built or to be built, and its last run failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failures_in_a_row > 0 && !matches!(self.state, State::Gone)
     }
 
     /// Never again in this session.

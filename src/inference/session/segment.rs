@@ -7,11 +7,13 @@ use smallvec::SmallVec;
 
 use super::alternative::{Alternative, Readiness};
 use super::source::Source;
-use super::verify::{Tolerance, difference};
-use super::{LayerTime, LoadError, SegmentReport, SessionError, SessionOptions, Slot};
+use super::verify::{Closeness, Tolerance, difference};
+use super::{
+    LayerTime, LoadError, SegmentReport, SessionError, SessionOptions, Slot, WorkerReport,
+};
 use crate::clock::Clock;
 use crate::inference::delegate::{
-    CompileError, CompiledSegment, Delegate, RunError, Segment, SegmentIo,
+    CompileError, CompiledSegment, Delegate, RunError, Seat, Segment, SegmentIo, WorkerStats,
 };
 use crate::inference::graph::{GraphView, NodeSet};
 use crate::inference::tract::{self, TractSegment};
@@ -69,6 +71,15 @@ impl Plan {
     }
 }
 
+/// Comparison with the stand-in while frames flow.
+struct Shadow {
+    every: u32,
+    closeness: Closeness,
+    runs: u64,
+    /// Room for one answer; empty where nobody runs apart.
+    answers: Vec<Tensor>,
+}
+
 /// A segment that runs.
 pub(super) struct Runner {
     plan: Arc<Plan>,
@@ -80,6 +91,7 @@ pub(super) struct Runner {
     first: usize,
     back_off: Duration,
     quarantine_after: u32,
+    shadow: Shadow,
     current: usize,
     fallbacks: u64,
     last_error: Option<String>,
@@ -103,6 +115,12 @@ impl Runner {
             first,
             back_off: options.back_off,
             quarantine_after: options.quarantine_after.max(1),
+            shadow: Shadow {
+                every: options.shadow_every,
+                closeness: options.closeness,
+                runs: 0,
+                answers: Vec::new(),
+            },
             current: 0,
             fallbacks: 0,
             last_error: None,
@@ -120,6 +138,9 @@ impl Runner {
             match alternative.build_now(&self.plan) {
                 Ok(()) => {
                     self.current = place;
+                    if self.alternatives[place].seat() == Seat::Apart {
+                        self.build_standby(place);
+                    }
                     return Ok(());
                 }
                 Err(error) => {
@@ -133,6 +154,21 @@ impl Runner {
         Err(LoadError::Segment { node: self.plan.first_node(), reason: reasons.join("; ") })
     }
 
+    /// A process may die in any frame, which must not wait for its stand-in to be built.
+    fn build_standby(&mut self, first: usize) {
+        self.shadow.answers = self.plan.io.outputs.iter().cloned().map(Tensor::zeros).collect();
+        for alternative in &mut self.alternatives[first + 1..] {
+            let built = alternative.build_now(&self.plan);
+            match built {
+                Ok(()) if alternative.seat() == Seat::Inside => return,
+                Ok(()) => {}
+                Err(error) => {
+                    log::warn!("node={} {}: {error}", self.plan.first_node(), alternative.name());
+                }
+            }
+        }
+    }
+
     /// Runs the first alternative that is able to.
     pub(super) fn run(
         &mut self,
@@ -143,14 +179,24 @@ impl Runner {
         deadline: Instant,
     ) -> Result<(), SessionError> {
         let mut deadline = deadline;
+        let mut building = false;
         for place in 0..self.alternatives.len() {
             let start = clock.now();
             match self.alternatives[place].readiness(&self.plan, start) {
                 Readiness::Ready => {}
                 Readiness::NotNow => continue,
+                // Somebody later in the list may be there already.
+                Readiness::Building if self.somebody_is_built(place) => {
+                    building = true;
+                    continue;
+                }
                 Readiness::Building => return Err(SessionError::NotReady),
                 Readiness::Failed(reason) => {
                     self.last_error = Some(reason);
+                    continue;
+                }
+                Readiness::Relapsed(reason) => {
+                    self.failed(place, &RunError::Fault(reason), start);
                     continue;
                 }
             }
@@ -169,6 +215,7 @@ impl Runner {
                         false => self.alternatives[place].succeeded(),
                     }
                     self.fallbacks += u64::from(place > 0);
+                    self.compare_now_and_then(place, inputs, tensors, clock, allowance);
                     return Ok(());
                 }
                 Err(error) => self.failed(place, &error, end),
@@ -176,8 +223,110 @@ impl Runner {
             // The stand-in gets the time that the frame was given, not what is left of it.
             deadline = end + allowance;
         }
+        if building {
+            return Err(SessionError::NotReady);
+        }
         let reason = self.last_error.clone().unwrap_or_else(|| "no alternative".to_owned());
         Err(SessionError::Failed { node: self.plan.first_node(), reason })
+    }
+
+    fn somebody_is_built(&mut self, place: usize) -> bool {
+        self.alternatives[place + 1..].iter_mut().any(|other| other.segment().is_some())
+    }
+
+    /// The sampled shadow run: every so many runs of another process, its answer is compared with the stand-in's.
+    fn compare_now_and_then(
+        &mut self,
+        place: usize,
+        inputs: &[TensorView<'_>],
+        tensors: &mut [Tensor],
+        clock: &dyn Clock,
+        allowance: Duration,
+    ) {
+        if self.shadow.every == 0 || self.alternatives[place].seat() == Seat::Inside {
+            return;
+        }
+        self.shadow.runs += 1;
+        if self.shadow.runs.is_multiple_of(u64::from(self.shadow.every)) {
+            self.compare(place, inputs, tensors, clock.now() + allowance);
+        }
+    }
+
+    /// Compares the answer of alternative `place`, which is in `tensors`, with that of the next one inside this process, and
+    /// puts it aside when it is too far off. The stand-in's answer stays in `tensors`. Says whether the answer was wrong.
+    fn compare(
+        &mut self,
+        place: usize,
+        inputs: &[TensorView<'_>],
+        tensors: &mut [Tensor],
+        deadline: Instant,
+    ) -> bool {
+        let inside = |at: &usize| self.alternatives[*at].seat() == Seat::Inside;
+        let Some(other) = (place + 1..self.alternatives.len()).find(inside) else { return false };
+        if self.alternatives[other].segment().is_none() {
+            return false;
+        }
+        let outputs = self.first..self.first + self.plan.io.outputs.len();
+        for (answer, tensor) in self.shadow.answers.iter_mut().zip(&tensors[outputs.clone()]) {
+            answer.copy_from(tensor);
+        }
+        if let Err(error) = self.run_one(other, inputs, tensors, deadline) {
+            // The answer to be compared is still right as far as anybody knows.
+            log::warn!("node={} stand-in: {error}", self.plan.first_node());
+            for (answer, tensor) in self.shadow.answers.iter().zip(&mut tensors[outputs]) {
+                tensor.copy_from(answer);
+            }
+            return false;
+        }
+        let closeness = self.alternatives[place].closeness().unwrap_or(self.shadow.closeness);
+        let pairs = self.shadow.answers.iter().zip(&tensors[outputs]);
+        let mut wrong = pairs.filter_map(|(answer, reference)| {
+            let (answer, reference) = (answer.view().values, reference.view().values);
+            closeness.violation(answer, reference)
+        });
+        let Some(wrong) = wrong.next() else { return false };
+        self.alternatives[place].quarantine();
+        let stand_in = self.alternatives[other].name().to_owned();
+        let reason = format!("{}: is not {stand_in}: {wrong}", self.alternatives[place].name());
+        log::error!("node={} state=quarantined {reason}", self.plan.first_node());
+        self.last_error = Some(reason);
+        self.current = other;
+        true
+    }
+
+    /// Runs once. Whoever of another process fails is put aside for good; says how many were.
+    pub(super) fn warm_up(
+        &mut self,
+        inputs: &[TensorView<'_>],
+        tensors: &mut [Tensor],
+        clock: &dyn Clock,
+        allowance: Duration,
+    ) -> Result<bool, SessionError> {
+        self.run(inputs, tensors, clock, allowance, clock.now() + allowance)?;
+        let place = self.current;
+        let mut failed = false;
+        for alternative in &mut self.alternatives[..place] {
+            if alternative.seat() == Seat::Apart && alternative.has_failed() {
+                alternative.quarantine();
+                failed = true;
+            }
+        }
+        Ok(failed)
+    }
+
+    /// Runs once, and compares if another process ran. Says whether that failed, or was wrong.
+    pub(super) fn cross_check(
+        &mut self,
+        inputs: &[TensorView<'_>],
+        tensors: &mut [Tensor],
+        clock: &dyn Clock,
+        allowance: Duration,
+    ) -> Result<bool, SessionError> {
+        let failed = self.warm_up(inputs, tensors, clock, allowance)?;
+        let place = self.current;
+        let wrong = self.alternatives[place].seat() == Seat::Apart
+            && self.compare(place, inputs, tensors, clock.now() + allowance);
+        Ok(failed || wrong)
     }
 
     fn run_one(
@@ -294,12 +443,22 @@ impl Runner {
         Ok(true)
     }
 
+    /// Of the process that runs it now.
+    pub(super) fn stats(&mut self) -> Option<WorkerStats> {
+        self.alternatives[self.current].segment()?.stats()
+    }
+
     /// The delegate that ran it last, or would run it now.
     pub(super) fn running(&self) -> &str {
         self.alternatives[self.current].name()
     }
 
-    pub(super) fn report(&self) -> SegmentReport {
+    pub(super) fn report(&self, now: Instant) -> SegmentReport {
+        let worker = |alternative: &Alternative| {
+            let counts = alternative.workers()?;
+            let delegate = alternative.name().to_owned();
+            Some(WorkerReport { delegate, state: alternative.state(now), counts })
+        };
         SegmentReport {
             delegate: self.running().to_owned(),
             nodes: self.plan.names.clone(),
@@ -307,6 +466,7 @@ impl Runner {
             fallbacks: self.fallbacks,
             last_error: self.last_error.clone(),
             last_run: self.last_run,
+            workers: self.alternatives.iter().filter_map(worker).collect(),
         }
     }
 }

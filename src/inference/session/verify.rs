@@ -3,7 +3,11 @@
 use std::time::{Duration, Instant};
 
 use super::{Session, SessionError};
+pub use crate::inference::delegate::Closeness;
 use crate::tensor::{TensorView, Values};
+
+/// Longest run of an accelerator that is being tried.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How far an answer may be from the reference.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -12,6 +16,23 @@ pub struct Tolerance {
     pub real: f32,
     /// Largest difference of an integer value, in steps.
     pub steps: u32,
+}
+
+impl Closeness {
+    /// How an answer is too far from a reference of the same type; `None`: it is near enough.
+    pub(super) fn violation(self, answer: Values<'_>, reference: Values<'_>) -> Option<String> {
+        let apart = difference(answer, reference).unwrap_or(f64::INFINITY);
+        let allowed = match reference {
+            Values::F32(values) => {
+                let ends = (f32::INFINITY, f32::NEG_INFINITY);
+                let (low, high) =
+                    values.iter().fold(ends, |(low, high), v| (low.min(*v), high.max(*v)));
+                f64::from(self.share) * f64::from((high - low).max(f32::MIN_POSITIVE))
+            }
+            _ => f64::from(self.steps),
+        };
+        (apart > allowed).then(|| format!("an answer is off by {apart}, {allowed} is allowed"))
+    }
 }
 
 /// Why a model did not pass.
@@ -67,6 +88,33 @@ impl Session {
                 return self.compare(expected, tolerance);
             }
         }
+    }
+
+    /// Runs once with all the time it takes. A delegate in another process that fails is put aside for good.
+    ///
+    /// # Errors
+    /// [`SessionError`] when nobody can run it.
+    pub fn warm_up(&mut self, inputs: &[TensorView<'_>]) -> Result<(), SessionError> {
+        self.check(inputs)?;
+        for runner in &mut self.runners {
+            runner.warm_up(inputs, &mut self.tensors, &*self.clock, PATIENCE)?;
+        }
+        Ok(())
+    }
+
+    /// Runs once and compares each segment that another process ran with its stand-in in this one, within
+    /// [`super::SessionOptions::closeness`]. Whoever is too far off, or fails, is put aside for good. Says how many were.
+    ///
+    /// # Errors
+    /// [`SessionError`] when it does not run at all.
+    pub fn cross_check(&mut self, inputs: &[TensorView<'_>]) -> Result<usize, SessionError> {
+        self.check(inputs)?;
+        let mut wrong = 0;
+        for runner in &mut self.runners {
+            let found = runner.cross_check(inputs, &mut self.tensors, &*self.clock, PATIENCE)?;
+            wrong += usize::from(found);
+        }
+        Ok(wrong)
     }
 
     fn far_ahead(&self) -> Instant {
