@@ -44,7 +44,8 @@ test-parity: ## Compare with onnxruntime and Pillow on the labelled pictures in 
 	tests/parity/run.sh
 
 .PHONY: test-npu
-test-npu: ## The plug-in for ONNX Runtime against the real library, fetched from PyPI (24 MB; Python with venv and the network)
+test-npu: ## Plug-ins against vendors' libraries fetched from PyPI by name: ONNX Runtime, Qualcomm's simulator, Rockchip's toolkit (1 GB installed)
+	tests/setup.sh build
 	tests/npu/run.sh
 
 .PHONY: cross
