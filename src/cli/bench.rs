@@ -1,55 +1,32 @@
 //! `ocelli bench`: how long a model takes here, on which delegate, and what it answers.
 
+mod arguments;
+mod compare;
+mod input;
 mod layers;
+mod machine;
+mod print;
 mod stages;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lexopt::prelude::*;
 use serde::Serialize;
 
-use self::stages::{Frames, Spread, StageTable};
-use super::npy;
+pub use self::arguments::HELP;
+use self::arguments::Settings;
+use self::input::{inputs, read_model, view};
+use self::stages::{Frames, StageTable};
 use crate::agent::{self, ModelError, ModelSettings};
 use crate::clock::Clock;
-use crate::file::read_regular;
 use crate::inference::session::{LoadError, Reread, SegmentReport, SessionError};
 use crate::inference::{self, Session, SessionOptions};
-use crate::model::{Package, PackageError};
-use crate::tensor::{ElementType, TensorBuffer, TensorSpec, TensorView};
+use crate::model::PackageError;
+use crate::tensor::TensorView;
 
-/// How to use it.
-pub const HELP: &str = "\
-Usage: ocelli bench MODEL [OPTIONS]
-
-Runs a model again and again and says how long it took. MODEL is an ONNX file with static
-shapes, or the folder of a model package. A package also gets a table of what else a frame
-costs, from the camera to the MQTT connection's channel, one frame at a time through the
-agent's own threads: a 1280x720 YUYV frame, then the golden pictures as files.
-
-  --delegates A,B    who may run it, in order of preference (default: all of this build; tract is always last)
-  --threads N        threads for delegates that use several (default 1); int8 and tract use one
-  --runs N           runs that count (default 50)
-  --warmup N         runs before, that do not count (default 5)
-  --input FILE.npy   the input, float32 in the model's shape (default: random, the same each time)
-  --dump-output FILE.npz
-                     writes the outputs of the last run, by name
-  --layers           also prints a line for each segment and for each layer of the int8 engine: its time, and its
-                     share of the measured peak of this processor
-  --json             prints one JSON object instead of text
-
-Times include the quantisation of a float input. Examples:
-  ocelli bench model.onnx --runs 100 --json
-  ocelli bench models/nanodet-g-coco
-";
-
-/// Largest model or input read, bytes.
-const MAX_FILE_BYTES: u64 = 1 << 30;
 /// Longest run that we wait for.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
@@ -93,24 +70,15 @@ pub enum BenchError {
     /// The way of a frame cannot be measured.
     #[error("stages: {0}")]
     Stages(String),
+    /// Delegates cannot be compared.
+    #[error("comparison: {0}")]
+    Comparison(String),
     /// A run failed.
     #[error(transparent)]
     Run(#[from] SessionError),
     /// The result cannot be printed.
     #[error("output: {0}")]
     Output(#[from] io::Error),
-}
-
-struct Settings {
-    model: PathBuf,
-    delegates: Option<Vec<String>>,
-    threads: usize,
-    runs: usize,
-    warmup: usize,
-    input: Option<PathBuf>,
-    dump_output: Option<PathBuf>,
-    layers: bool,
-    json: bool,
 }
 
 /// Result of `--json`; its fields are a contract.
@@ -126,6 +94,9 @@ struct Figures {
     p90_ms: f64,
     p99_ms: f64,
     peak_rss_mib: f64,
+    /// Energy of a run where the system tells that of the processor; all that ran meanwhile counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    joules: Option<f64>,
     segments: Vec<SegmentFigures>,
     /// By kind of frame; only for packages.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -148,11 +119,15 @@ pub fn run(
     out: &mut dyn Write,
     clock: &Arc<dyn Clock>,
 ) -> Result<(), BenchError> {
-    let Some(settings) = parse(arguments)? else {
+    let Some(settings) = arguments::parse(arguments)? else {
         return Ok(out.write_all(HELP.as_bytes())?);
     };
-    let names = settings.delegates.clone().unwrap_or_else(inference::delegate_names);
-    let delegates = inference::delegates(&names, clock);
+    if settings.compare {
+        return compare::run(&settings, out, clock);
+    }
+    let names = settings.candidates();
+    let plugins = settings.plugins_for_model()?;
+    let delegates = inference::delegates_with(&names, &plugins, clock);
     let start = clock.now();
     let onnx = read_model(&settings.model)?;
     let model = settings.model.clone();
@@ -165,30 +140,27 @@ pub fn run(
 
     let inputs = inputs(&session, settings.input.as_deref())?;
     let views: Vec<_> = inputs.iter().map(|(spec, values)| view(spec, values)).collect();
-    let mut times = Vec::with_capacity(settings.runs);
-    for number in 0..settings.warmup + settings.runs {
-        let time = timed(&mut session, &views, &**clock)?;
-        if number >= settings.warmup {
-            times.push(time);
-        }
-    }
+    let (times, joules) = measure(&mut session, &views, &settings, &**clock)?;
+    let workers_rss: u64 = session.worker_stats().iter().map(|stats| stats.rss_bytes).sum();
     let layers = settings.layers && !settings.json;
     let layers = layers.then(|| layers::measure(&mut session, &views, settings.runs, &**clock));
     let layers = layers.transpose()?;
     if let Some(path) = &settings.dump_output {
-        dump(&session, path)?;
+        input::dump(&session, path)?;
     }
     let report = session.report().segments;
     let mut figures = figures(&settings, names, load, times, &report);
+    figures.joules = joules;
+    figures.peak_rss_mib += (workers_rss as f64 / 1048576.0 * 10.0).round() / 10.0;
     drop(session);
-    if settings.model.is_dir() {
+    if settings.model.is_dir() && !settings.without_stages {
         figures.stages = frame_stages(&settings, &figures.delegates, clock)?;
     }
     if settings.json {
         serde_json::to_writer(&mut *out, &figures).map_err(io::Error::from)?;
         return Ok(writeln!(out)?);
     }
-    print(&figures, out)?;
+    print::print(&figures, out)?;
     if figures.threads != settings.threads {
         writeln!(
             out,
@@ -197,12 +169,12 @@ pub fn run(
         )?;
     }
     if settings.layers {
-        print_segments(&report, out)?;
+        print::print_segments(&report, out)?;
     }
     if let Some(table) = layers {
         table.print(out)?;
     }
-    figures.stages.iter().try_for_each(|(source, table)| print_stages(source, table, out))
+    figures.stages.iter().try_for_each(|(source, table)| print::print_stages(source, table, out))
 }
 
 /// The way of frames through the agent with this model.
@@ -215,11 +187,50 @@ fn frame_stages(
         path: settings.model.clone(),
         delegates: delegates.to_vec(),
         deadline: PATIENCE,
+        profile: None,
+        accelerators: agent::Accelerators {
+            plugins: settings.plugins.clone(),
+            ..agent::Accelerators::default()
+        },
     };
     let loaded = agent::load(&model, clock)?;
     let frames = Frames { warmup: settings.warmup, counted: settings.runs };
     let tables = stages::measure(loaded, frames, clock).map_err(BenchError::Stages)?;
     Ok(tables.into_iter().map(|table| (table.source, table)).collect())
+}
+
+/// Times of the runs that count, and the energy of one where the system or the device tells.
+fn measure(
+    session: &mut Session,
+    views: &[TensorView<'_>],
+    settings: &Settings,
+    clock: &dyn Clock,
+) -> Result<(Vec<Duration>, Option<f64>), BenchError> {
+    for _ in 0..settings.warmup {
+        timed(session, views, clock)?;
+    }
+    let power = |session: &mut Session| {
+        session.worker_stats().iter().find_map(|stats| stats.power_watt).map(f64::from)
+    };
+    let device_tells = power(session).is_some();
+    let sensor = machine::PowerSensor::find();
+    let mut watts = Vec::new();
+    let mut times = Vec::with_capacity(settings.runs);
+    let before = machine::energy_joules();
+    for _ in 0..settings.runs {
+        times.push(timed(session, views, clock)?);
+        watts.extend(match device_tells {
+            true => power(session),
+            false => sensor.as_ref().and_then(machine::PowerSensor::watt),
+        });
+    }
+    let spent = before.zip(machine::energy_joules()).map(|(before, after)| after - before);
+    // The counter begins anew now and then.
+    let counted = spent.filter(|spent| *spent > 0.0).map(|spent| spent / settings.runs as f64);
+    let seconds: f64 = times.iter().map(Duration::as_secs_f64).sum();
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let sensed = (!watts.is_empty()).then(|| mean(&watts) * seconds / settings.runs as f64);
+    Ok((times, counted.or(sensed)))
 }
 
 fn timed(
@@ -230,135 +241,6 @@ fn timed(
     let start: Instant = clock.now();
     session.run(inputs, start + PATIENCE)?;
     Ok(clock.now().saturating_duration_since(start))
-}
-
-fn parse(arguments: &mut lexopt::Parser) -> Result<Option<Settings>, BenchError> {
-    let usage = |error: lexopt::Error| BenchError::Usage(error.to_string());
-    let mut settings = Settings {
-        model: PathBuf::new(),
-        delegates: None,
-        threads: 1,
-        runs: 50,
-        warmup: 5,
-        input: None,
-        dump_output: None,
-        layers: false,
-        json: false,
-    };
-    let mut model = None;
-    while let Some(argument) = arguments.next().map_err(usage)? {
-        match argument {
-            Long("help") | Short('h') => return Ok(None),
-            Long("delegates") => {
-                let list = arguments.value().and_then(|value| value.string()).map_err(usage)?;
-                settings.delegates = Some(known_delegates(&list)?);
-            }
-            Long("threads") => settings.threads = count(arguments, 1)?,
-            Long("runs") => settings.runs = count(arguments, 1)?,
-            Long("warmup") => settings.warmup = count(arguments, 0)?,
-            Long("input") => settings.input = Some(arguments.value().map_err(usage)?.into()),
-            Long("dump-output") => {
-                settings.dump_output = Some(arguments.value().map_err(usage)?.into());
-            }
-            Long("layers") => settings.layers = true,
-            Long("json") => settings.json = true,
-            Value(path) if model.is_none() => model = Some(PathBuf::from(path)),
-            other => return Err(usage(other.unexpected())),
-        }
-    }
-    settings.model = model.ok_or_else(|| BenchError::Usage("no MODEL given".to_owned()))?;
-    Ok(Some(settings))
-}
-
-fn known_delegates(list: &str) -> Result<Vec<String>, BenchError> {
-    let known = inference::delegate_names();
-    let names: Vec<String> = list.split(',').map(|name| name.trim().to_owned()).collect();
-    match names.iter().find(|name| !known.contains(name)) {
-        None => Ok(names),
-        Some(name) => {
-            let known = known.join(", ");
-            let what = format!("this build has no delegate `{name}`; it has: {known}");
-            Err(BenchError::Usage(what))
-        }
-    }
-}
-
-fn count(arguments: &mut lexopt::Parser, least: usize) -> Result<usize, BenchError> {
-    let usage = |error: lexopt::Error| BenchError::Usage(error.to_string());
-    let count: usize = arguments.value().and_then(|value| value.parse()).map_err(usage)?;
-    if (least..=1_000_000).contains(&count) {
-        return Ok(count);
-    }
-    Err(BenchError::Usage(format!("{count} is not between {least} and 1000000")))
-}
-
-/// The ONNX file, or the one inside a model package (a folder).
-fn read_model(path: &Path) -> Result<Vec<u8>, BenchError> {
-    if path.is_dir() {
-        return Ok(Package::open(path)?.into_spec().take_onnx().to_vec());
-    }
-    read_file(path)
-}
-
-fn read_file(path: &Path) -> Result<Vec<u8>, BenchError> {
-    read_regular(path, MAX_FILE_BYTES)
-        .map_err(|source| BenchError::File { path: path.to_owned(), source })
-}
-
-type Input = (TensorSpec, TensorBuffer);
-
-fn inputs(session: &Session, file: Option<&Path>) -> Result<Vec<Input>, BenchError> {
-    let Some(path) = file else {
-        let random = |spec: &TensorSpec| (spec.clone(), random(spec));
-        return Ok(session.inputs().iter().map(random).collect());
-    };
-    let wrong = |reason| BenchError::Input { path: path.to_owned(), reason };
-    let [spec] = session.inputs() else {
-        return Err(wrong("the model has several inputs; --input takes one".to_owned()));
-    };
-    let bytes = read_file(path)?;
-    let (shape, values) = npy::read_f32(&bytes).map_err(wrong)?;
-    if shape != spec.shape || spec.element != ElementType::F32 {
-        let (element, expected) = (spec.element, &spec.shape);
-        return Err(wrong(format!("f32 {shape:?}, the model reads {element} {expected:?}")));
-    }
-    Ok(vec![(spec.clone(), values)])
-}
-
-/// The same values each time, spread like pixels around 0.
-fn random(spec: &TensorSpec) -> TensorBuffer {
-    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-    let mut byte = move || {
-        // xorshift64
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()[4]
-    };
-    let len = spec.len();
-    match spec.element {
-        ElementType::F32 => {
-            TensorBuffer::F32((0..len).map(|_| (f32::from(byte()) - 127.5) / 64.0).collect())
-        }
-        ElementType::U8 => TensorBuffer::U8((0..len).map(|_| byte()).collect()),
-        ElementType::I8 => {
-            TensorBuffer::I8((0..len).map(|_| i8::from_le_bytes([byte()])).collect())
-        }
-        ElementType::I32 | ElementType::I64 => TensorBuffer::zeros(spec.element, len),
-    }
-}
-
-fn view<'a>(spec: &'a TensorSpec, values: &'a TensorBuffer) -> TensorView<'a> {
-    TensorView { shape: &spec.shape, values: values.as_values() }
-}
-
-fn dump(session: &Session, path: &Path) -> Result<(), BenchError> {
-    let outputs = session.outputs().iter().enumerate();
-    let arrays: Vec<_> =
-        outputs.map(|(place, spec)| (spec.name.as_str(), session.output(place))).collect();
-    let mut file = Vec::new();
-    let written = npy::write_npz(&arrays, &mut file).and_then(|()| fs::write(path, file));
-    written.map_err(|source| BenchError::File { path: path.to_owned(), source })
 }
 
 fn figures(
@@ -392,7 +274,8 @@ fn figures(
         p50_ms: at(50),
         p90_ms: at(90),
         p99_ms: at(99),
-        peak_rss_mib: peak_rss_mib().unwrap_or(0.0),
+        peak_rss_mib: machine::peak_rss_mib().unwrap_or(0.0),
+        joules: None,
         segments: report.iter().map(segment).collect(),
         stages: BTreeMap::new(),
     }
@@ -409,74 +292,14 @@ fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// The most memory that this process had resident, where the system tells.
-fn peak_rss_mib() -> Option<f64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some((kib / 102.4).round() / 10.0)
-}
-
-fn print(figures: &Figures, out: &mut dyn Write) -> Result<(), BenchError> {
-    writeln!(out, "{}: {} runs after load in {} ms", figures.model, figures.runs, figures.load_ms)?;
-    writeln!(
-        out,
-        "min {} ms, p50 {} ms, p90 {} ms, p99 {} ms; peak RSS {} MiB",
-        figures.min_ms, figures.p50_ms, figures.p90_ms, figures.p99_ms, figures.peak_rss_mib
-    )?;
-    for segment in &figures.segments {
-        let (delegate, nodes, macs) = (&segment.delegate, segment.nodes, segment.macs);
-        writeln!(out, "{delegate}: {nodes} nodes, {:.1} MMAC", macs as f64 / 1e6)?;
-    }
-    Ok(())
-}
-
-fn print_stages(source: &str, table: &StageTable, out: &mut dyn Write) -> Result<(), BenchError> {
-    writeln!(
-        out,
-        "\n{source}, {} frames {:>19} {:>9} {:>9}",
-        table.frames, "min µs", "p50 µs", "p99 µs"
-    )?;
-    let rows: [(&str, Spread); 7] = [
-        ("capture hand-over", table.capture),
-        ("preprocess", table.preprocess),
-        ("inference", table.inference),
-        ("postprocess", table.postprocess),
-        ("JSON", table.json),
-        ("hand-over to MQTT", table.mqtt),
-        ("all but inference", table.not_inference),
-    ];
-    for (stage, spread) in rows {
-        let Spread { min_us, p50_us, p99_us } = spread;
-        writeln!(out, "  {stage:<31} {min_us:>9} {p50_us:>9} {p99_us:>9}")?;
-    }
-    Ok(())
-}
-
-fn print_segments(report: &[SegmentReport], out: &mut dyn Write) -> Result<(), BenchError> {
-    writeln!(
-        out,
-        "{:>4}  {:<10} {:>6} {:>10} {:>10}",
-        "#", "delegate", "nodes", "MMAC", "last ms"
-    )?;
-    for (place, segment) in report.iter().enumerate() {
-        let (macs, time) = (segment.macs as f64 / 1e6, milliseconds(segment.last_run));
-        let nodes = segment.nodes.len();
-        writeln!(out, "{place:>4}  {:<10} {nodes:>6} {macs:>10.2} {time:>10.3}", segment.delegate)?;
-        let ends = segment.nodes.first().zip(segment.nodes.last());
-        if let Some((first, last)) = ends {
-            writeln!(out, "      {first} … {last}")?;
-        }
-        if let Some(error) = &segment.last_error {
-            writeln!(out, "      {} fallbacks, last: {error}", segment.fallbacks)?;
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::input::read_file;
     use super::*;
+    use crate::cli::npy;
     use crate::clock::SystemClock;
 
     fn fixture(name: &str) -> PathBuf {
@@ -605,6 +428,8 @@ mod tests {
             (&[][..], "no MODEL"),
             (&["a.onnx", "--runs", "0"], "not between"),
             (&["a.onnx", "--delegates", "tpu"], "no delegate `tpu`"),
+            (&["a.onnx", "--plugin", "npu"], "expected NAME=FILE"),
+            (&["a.onnx", "--compare", "--recommend", "looks"], "expected latency"),
             (&["a.onnx", "--fast"], "--fast"),
         ];
         for (arguments, expected) in cases {
