@@ -43,6 +43,10 @@ firmware: ## The image of a board: BOARD=nanopi-neo make firmware (docs/firmware
 test-parity: ## Compare with onnxruntime and Pillow on the labelled pictures in OCELLI_DATA (Python; about ten minutes)
 	tests/parity/run.sh
 
+.PHONY: test-vnni
+test-vnni: ## The int8 kernels for VNNI on processors that Bochs emulates (Debian on x86_64; builds Bochs; half an hour)
+	tests/vnni/run.sh
+
 .PHONY: test-npu
 test-npu: ## Plug-ins against vendors' libraries fetched from PyPI by name: ONNX Runtime, Qualcomm's simulator, Rockchip's toolkit (1 GB installed)
 	tests/setup.sh build

@@ -1,35 +1,60 @@
 #!/usr/bin/env python3
-# The inner loops of the ARM kernels and what llvm-mca says of them: cycles a round, products a cycle.
-# Called with an aarch64 binary that holds the engine, not stripped: inner_loops.py target/aarch64-…/release/…
-# Needs llvm-objdump and llvm-mca (Debian package llvm).
+# The inner loops of the kernels and what llvm-mca says of them: cycles a round, products a cycle.
+#   inner_loops.py BINARY
+# BINARY holds the engine and is not stripped: for aarch64 target/aarch64-…/release/ocelli, for x86
+# target/kernels/deps/nets-… (cargo bench -p ocelli-int8 --profile kernels --no-run).
+# Needs llvm-objdump and llvm-mca, 16 or later for x86 (Debian package llvm-19).
 import re
+import shutil
 import subprocess
 import sys
 
-# Multiplying instruction -> 8-bit products of one.
-PRODUCTS = {"smull": 8, "smull2": 8, "smlal": 8, "smlal2": 8, "sdot": 16, "smmla": 32}
+# Multiplying instruction -> 8-bit products of one, on x86 for each 128 bits.
+PRODUCTS = {"smull": 8, "smull2": 8, "smlal": 8, "smlal2": 8, "sdot": 16, "smmla": 32, "vpmaddwd": 8, "vpdpbusd": 16}
+WIDTHS = {"xmm": 1, "ymm": 2, "zmm": 4}
 CORES = {
     "neon": ["cortex-a53", "cortex-a55", "cortex-a72"],
     "sdot": ["cortex-a55", "cortex-a76"],
     "smmla": ["neoverse-n2"],
+    "vpmaddwd ymm": ["znver3", "icelake-server", "alderlake"],
+    "vpdpbusd ymm": ["alderlake"],
+    "vpdpbusd zmm": ["icelake-server", "sapphirerapids"],
 }
-INSTRUCTION = re.compile(r"\s*([0-9a-f]+):\s+(\S+)\s*(.*)")
+INSTRUCTION = re.compile(r"\s*([0-9a-f]+):\s+((?:\{\w+\}\s+)?\S+)\s*(.*)")
+ARM = {"triple": "aarch64", "mattr": "+dotprod,+i8mm", "module": "arm64", "options": []}
+X86 = {"triple": "x86_64", "mattr": "+avxvnni", "module": "kernels", "options": ["-M", "intel"]}
 
 
-def functions(binary):
+def tool(name):
+    """The newest one there is."""
+    found = [n for n in (f"{name}-{v}" for v in range(25, 15, -1)) if shutil.which(n)] + [name]
+    return found[0]
+
+
+def functions(binary, machine):
     """(name, instructions) of each kernel; an instruction is (address, mnemonic, operands)."""
-    command = ["llvm-objdump", "-d", "--no-show-raw-insn", "--mattr=+dotprod,+i8mm", binary]
+    command = [tool("llvm-objdump"), "-d", "--no-show-raw-insn", "--demangle", *machine["options"], binary]
+    if machine is ARM:
+        command.insert(2, f"--mattr={machine['mattr']}")
     name, found = None, []
     for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n"):
         if line.endswith(">:"):
             if name:
                 yield name, found
-            name = line.split("<")[1] if "arm64" in line else None
+            name = line.split("<", 1)[1][:-2] if machine["module"] in line else None
             found = []
         elif name and (match := INSTRUCTION.match(line)):
             found.append((int(match[1], 16), match[2], match[3].split("<")[0].strip()))
     if name:
         yield name, found
+
+
+def products(mnemonic, operands):
+    """8-bit products of an instruction, and what it is called in CORES."""
+    count = PRODUCTS.get(mnemonic.split()[-1], 0)
+    if width := next((width for width in WIDTHS if count and width in operands), None):
+        return count * WIDTHS[width], f"{mnemonic.split()[-1]} {width}"
+    return count, mnemonic if mnemonic in CORES else "neon"
 
 
 def loops(body):
@@ -38,7 +63,7 @@ def loops(body):
     ends = []
     for index, (address, mnemonic, operands) in enumerate(body):
         target = re.search(r"0x([0-9a-f]+)$", operands)
-        if target and mnemonic.startswith(("b.", "cb", "tb")) and int(target[1], 16) < address:
+        if target and mnemonic.startswith(("b.", "cb", "tb", "j")) and int(target[1], 16) < address:
             if (start := places.get(int(target[1], 16))) is not None:
                 ends.append((start, index))
     for start, end in ends:
@@ -46,29 +71,40 @@ def loops(body):
             yield body[start : end + 1]
 
 
-def cycles(text, core):
+def cycles(text, core, machine):
     """Cycles of one round in a long run."""
-    command = ["llvm-mca", "-mtriple=aarch64", f"-mcpu={core}", "-mattr=+dotprod,+i8mm", "-iterations=200"]
+    command = [tool("llvm-mca"), f"-mtriple={machine['triple']}", f"-mcpu={core}", "-iterations=200"]
+    command.append(f"-mattr={machine['mattr']}")
+    if machine is X86:
+        text = ".intel_syntax noprefix\n" + text
     result = subprocess.run(command, input=text, capture_output=True, text=True)
     match = re.search(r"Total Cycles:\s+(\d+)", result.stdout)
     return int(match[1]) / 200 if match else None
 
 
 def main():
-    for name, body in functions(sys.argv[1]):
+    described = subprocess.run(
+        [tool("llvm-objdump"), "-f", sys.argv[1]], capture_output=True, text=True, check=True
+    ).stdout
+    machine = ARM if "aarch64" in described else X86
+    for name, body in functions(sys.argv[1], machine):
         best = {}
         for loop in loops(body):
-            products = sum(PRODUCTS.get(mnemonic, 0) for _, mnemonic, _ in loop)
-            kind = next((m for _, m, _ in loop if m in ("sdot", "smmla")), "neon")
-            if products >= 64 and products > best.get(kind, (0, None))[0]:
-                best[kind] = (products, loop)
-        for kind, (products, loop) in best.items():
-            # A branch to nowhere: llvm-mca repeats the block anyway.
-            text = "\n".join(f"{mnemonic} {operands}" for _, mnemonic, operands in loop[:-1])
-            print(f"{name}: {kind}, {len(loop)} instructions, {products} products")
+            counted = [products(mnemonic, operands) for _, mnemonic, operands in loop]
+            total = sum(count for count, _ in counted)
+            kinds = {kind for count, kind in counted if count}
+            for kind in kinds & set(CORES) if total >= 64 else ():
+                # Of loops that multiply as much, the shortest: the others hold a rare case besides.
+                if (total, -len(loop)) > best.get(kind, (0, 0, None))[:2]:
+                    best[kind] = (total, -len(loop), loop)
+        for kind, (total, _, loop) in best.items():
+            # Branches lead nowhere here: llvm-mca repeats the block anyway.
+            branches = ("b.", "cb", "tb", "j", "call")
+            text = "\n".join(f"{m} {o}" for _, m, o in loop if not m.startswith(branches))
+            print(f"{name}: {kind}, {len(loop)} instructions, {total} products")
             for core in CORES[kind]:
-                if (taken := cycles(text, core)) is not None:
-                    print(f"  {core}: {taken:.1f} cycles, {products / taken:.1f} products a cycle")
+                if (taken := cycles(text, core, machine)) is not None:
+                    print(f"  {core}: {taken:.1f} cycles, {total / taken:.1f} products a cycle")
 
 
 main()

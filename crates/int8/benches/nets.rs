@@ -1,6 +1,7 @@
 //! Times nets of well-known shapes, with seeded random weights, against the peak of the multiply instruction.
 //!
-//! `cargo bench -p ocelli-int8 --profile kernels -- [NET…] [--runs N] [--layers]`; pin it to one core.
+//! `cargo bench -p ocelli-int8 --profile kernels -- [NET…] [--runs N] [--threads N]
+//! [--layers]`; pin it to as many cores as threads.
 
 #![expect(
     clippy::disallowed_methods,
@@ -12,6 +13,7 @@
 #[expect(dead_code, reason = "shared with the tests")]
 mod common;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use common::Random;
@@ -21,8 +23,13 @@ fn main() {
     let arguments: Vec<String> =
         std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let layers = arguments.iter().any(|argument| argument == "--layers");
-    let runs = arguments.iter().position(|argument| argument == "--runs");
-    let runs = runs.and_then(|at| arguments.get(at + 1)?.parse().ok()).unwrap_or(100);
+    let number = |name: &str| {
+        let at = arguments.iter().position(|argument| argument == name)?;
+        arguments.get(at + 1)?.parse::<usize>().ok()
+    };
+    let runs = number("--runs").unwrap_or(100);
+    let threads = number("--threads").unwrap_or(1);
+    let pool = Arc::new(Pool::new(threads, |_| {}).expect("the system has threads"));
     let peak = peak();
     println!("peak of the multiply instruction: {peak:.1} GMAC/s");
     let nets: [(&str, Build); 3] = [
@@ -34,7 +41,7 @@ fn main() {
     let all = !nets.iter().any(|(name, _)| named(name));
     for (name, net) in nets {
         if all || named(name) {
-            time(name, &net().finish(), runs, layers, peak);
+            time(name, &net().finish(), runs, &pool, layers, peak);
         }
     }
 }
@@ -48,10 +55,13 @@ fn peak() -> f64 {
     (0..50).map(rate).fold(0.0, f64::max)
 }
 
-fn time(name: &str, graph: &Graph, runs: usize, layers: bool, peak: f64) {
+fn time(name: &str, graph: &Graph, runs: usize, pool: &Arc<Pool>, layers: bool, peak: f64) {
     let start = Instant::now();
     let mut engine = Engine::new(graph).expect("the net fits");
     let load = start.elapsed().as_secs_f64() * 1e3;
+    if pool.threads() > 1 {
+        engine.share(pool);
+    }
     let (input, _) = graph.inputs().next().expect("one input");
     let (output, _) = graph.outputs().next().expect("one output");
     let mut random = Random(1);
@@ -78,9 +88,10 @@ fn time(name: &str, graph: &Graph, runs: usize, layers: bool, peak: f64) {
     let (least, median) = (total[0], total[total.len() / 2]);
     let rate = graph.macs() as f64 / least / 1e6;
     println!(
-        "{name} [{}]: min {least:.2} ms, median {median:.2} ms, {:.1} MMAC, {rate:.1} GMAC/s = \
+        "{name} [{}, {} threads]: min {least:.2} ms, median {median:.2} ms, {:.1} MMAC, {rate:.1} GMAC/s = \
          {:.0} % of peak, load {load:.0} ms, arena {} KiB",
         engine.isa(),
+        pool.threads(),
         graph.macs() as f64 / 1e6,
         rate / peak * 100.0,
         engine.arena_bytes() / 1024,

@@ -1,12 +1,14 @@
 //! A planned graph with its memory: load once, run often, without allocation.
 
+use std::sync::Arc;
+
 use crate::border::{Input, Io, Output};
 use crate::execute::{self, Scratch};
 use crate::kernels::Kernels;
 use crate::kernels::aligned::Aligned;
 use crate::plan::Plan;
 use crate::tensor::Shape;
-use crate::{Graph, GraphError, RunError};
+use crate::{Graph, GraphError, Pool, RunError};
 
 /// Runs one graph.
 ///
@@ -97,6 +99,12 @@ impl Engine {
             kernels,
             plan,
         })
+    }
+
+    /// From now on the threads of a pool help with convolutions; the bytes of results do not change. Allocates scratch
+    /// memory for each.
+    pub fn share(&mut self, pool: &Arc<Pool>) {
+        self.scratch.team.share(pool);
     }
 
     /// Runs once: no allocation, no lock.

@@ -3,17 +3,14 @@
 mod pool;
 
 use std::cell::Cell;
-use std::ops::Range;
 
 use crate::border::{self, Input, Output};
-use crate::kernels::aligned::Aligned;
-use crate::kernels::gather::{Gather, OVERRUN};
+use crate::kernels::layer::{self, Team};
 use crate::kernels::lookup::Lookup;
-use crate::kernels::winograd::{Form, Winograd};
-use crate::kernels::{Depthwise, Kernels, Multiply, Runs};
+use crate::kernels::{Kernels, Runs};
 use crate::numerics;
 use crate::operator::{CountPadding, InputForm, OutputForm};
-use crate::plan::{Action, Border, ConvStep, DepthwiseStep, Leaving, Plan, Step};
+use crate::plan::{Action, Border, Leaving, Plan, Step};
 use crate::tensor::{Quantisation, Shape};
 use crate::view::View;
 
@@ -22,9 +19,7 @@ type Arena<'a> = &'a [Cell<u8>];
 /// Memory of a run beside the arena.
 #[derive(Debug)]
 pub(crate) struct Scratch {
-    panel: Aligned,
-    outputs: Vec<usize>,
-    others: Vec<usize>,
+    pub(crate) team: Team,
     sums: Vec<i32>,
     reals: Vec<f32>,
     /// Rows of pictures.
@@ -34,9 +29,7 @@ pub(crate) struct Scratch {
 impl Scratch {
     pub(crate) fn new(plan: &Plan) -> Self {
         Self {
-            panel: Aligned::new((plan.panel_values + OVERRUN) * 2),
-            outputs: Vec::with_capacity(plan.panel_rows),
-            others: Vec::with_capacity(plan.panel_rows),
+            team: Team::new(plan.panel_bytes, plan.panel_rows),
             sums: vec![0; plan.most_channels],
             reals: vec![0.0; plan.most_channels],
             rows: vec![0; plan.row_bytes],
@@ -59,11 +52,8 @@ pub(crate) fn step(
         Action::Load { input, y, to, form } => {
             load(kernels, arena, &inputs[*input], y, to, *form, &mut scratch.rows);
         }
-        Action::Conv(conv) => match kernels.winograd.zip(conv.form) {
-            Some((kernel, form)) => convolve_tiles(conv, kernels, kernel, form, arena, scratch),
-            None => convolve(conv, kernels, arena, scratch),
-        },
-        Action::Depthwise(conv) => depthwise(conv, kernels, arena),
+        Action::Conv(conv) => layer::convolve(conv, kernels, arena, &mut scratch.team),
+        Action::Depthwise(conv) => layer::depthwise(conv, kernels, arena, &mut scratch.team),
         Action::Add { rule, a, b, y } => {
             each_pair(a, b, y, |a, b, y, length| {
                 (kernels.add)(rule, &arena[a..], &arena[b..], &arena[y..], length);
@@ -142,143 +132,6 @@ pub(crate) fn step(
                 arena[to + c].set(arena[from + plane % channels].get());
             }
         }),
-    }
-}
-
-fn convolve(conv: &ConvStep, kernels: &Kernels, arena: Arena<'_>, scratch: &mut Scratch) {
-    let (x, y) = (&conv.x, &conv.y);
-    let per_group = (x.shape.c / conv.groups.len(), y.shape.c / conv.groups.len());
-    for image in 0..y.shape.n {
-        for start in (0..y.shape.pixels()).step_by(conv.rows) {
-            let pixels = start..(start + conv.rows).min(y.shape.pixels());
-            for (group, (weights, epilogue)) in conv.groups.iter().enumerate() {
-                let gather = Gather {
-                    arena,
-                    element: conv.from.element(),
-                    zero_point: conv.from.zero_point() as i16,
-                    input: x.channels(group * per_group.0, per_group.0),
-                    window: conv.window,
-                    image,
-                    output_width: y.shape.w,
-                    pixels: pixels.clone(),
-                    stride: conv.stride,
-                };
-                (kernels.gather)(&gather, &mut scratch.panel);
-                let first = group * per_group.1;
-                places(&mut scratch.outputs, y, image, pixels.clone(), first);
-                if let Some(other) = &conv.other {
-                    places(&mut scratch.others, other, image, pixels.clone(), first);
-                }
-                (kernels.multiply)(&Multiply {
-                    panel: &scratch.panel,
-                    panel_stride: conv.stride,
-                    weights,
-                    epilogue,
-                    arena,
-                    outputs: &scratch.outputs,
-                    others: &scratch.others,
-                });
-                if let Some(table) = &conv.table {
-                    let output = y.channels(first, per_group.1);
-                    translate(kernels, table, arena, &output, image, pixels.clone());
-                }
-            }
-        }
-    }
-}
-
-/// A convolution by transformed tiles.
-fn convolve_tiles(
-    conv: &ConvStep,
-    kernels: &Kernels,
-    kernel: fn(&Winograd<'_>, &mut Aligned),
-    form: Form,
-    arena: Arena<'_>,
-    scratch: &mut Scratch,
-) {
-    let (x, y) = (&conv.x, &conv.y);
-    let per_group = (x.shape.c / conv.groups.len(), y.shape.c / conv.groups.len());
-    for image in 0..y.shape.n {
-        for (group, (weights, epilogue)) in conv.groups.iter().enumerate() {
-            let output = y.channels(group * per_group.1, per_group.1);
-            let call = Winograd {
-                form,
-                arena,
-                element: conv.from.element(),
-                zero: conv.from.zero_byte(),
-                input: x.channels(group * per_group.0, per_group.0),
-                output,
-                other: conv.other.map(|other| other.channels(group * per_group.1, per_group.1)),
-                pads: [conv.window.pads[0], conv.window.pads[1]],
-                image,
-                weights: &weights.values,
-                depth: weights.depth,
-                epilogue,
-            };
-            kernel(&call, &mut scratch.panel);
-        }
-        if let Some(table) = &conv.table {
-            translate(kernels, table, arena, y, image, 0..y.shape.pixels());
-        }
-    }
-}
-
-/// Offsets of some pixels of an image, counted row by row. The vector has room for them.
-fn places(offsets: &mut Vec<usize>, view: &View, image: usize, pixels: Range<usize>, first: usize) {
-    let width = view.shape.w;
-    offsets.clear();
-    let (mut y, mut x) = (pixels.start / width, pixels.start % width);
-    for _ in pixels {
-        offsets.push(view.at(image, y, x) + first);
-        x += 1;
-        if x == width {
-            (y, x) = (y + 1, 0);
-        }
-    }
-}
-
-fn depthwise(conv: &DepthwiseStep, kernels: &Kernels, arena: Arena<'_>) {
-    let call = Depthwise {
-        arena,
-        element: conv.element,
-        centre: kernels.centre(conv.element),
-        input: conv.x,
-        output: conv.y,
-        window: conv.window,
-        weights: &conv.weights,
-        epilogue: &conv.epilogue,
-    };
-    for n in 0..conv.y.shape.n {
-        (kernels.depthwise)(&call, n);
-        if let Some(table) = &conv.table {
-            translate(kernels, table, arena, &conv.y, n, 0..conv.y.shape.pixels());
-        }
-    }
-}
-
-/// Some pixels of an image, counted row by row, through a table.
-fn translate(
-    kernels: &Kernels,
-    table: &Lookup,
-    arena: Arena<'_>,
-    view: &View,
-    image: usize,
-    pixels: Range<usize>,
-) {
-    let Shape { w: width, c: length, .. } = view.shape;
-    let runs = |count| match view.has_dense_rows() {
-        true => Runs { length: count * length, count: 1, steps: [0; 2] },
-        false => Runs { length, count, steps: [view.pixel; 2] },
-    };
-    let mut pixel = pixels.start;
-    while pixel < pixels.end {
-        let (y, x) = (pixel / width, pixel % width);
-        // As far as rows follow each other.
-        let left = pixels.end - pixel;
-        let count = if view.is_dense() { left } else { left.min(width - x) };
-        let run = &arena[view.at(image, y, x)..];
-        (kernels.translate)(table, run, run, &runs(count));
-        pixel += count;
     }
 }
 

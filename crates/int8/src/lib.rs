@@ -50,6 +50,7 @@ pub use engine::{Engine, Layer};
 pub use error::{GraphError, RunError};
 pub use graph::{Graph, TensorId};
 pub use kernels::peak::multiply_at_peak;
+pub use kernels::pool::Pool;
 pub use operator::{
     Conv, ConvTranspose, Coordinates, CountPadding, FullyConnected, InputForm, Interpolation,
     NearestRounding, OutputForm, Pair, Resize, Window,

@@ -37,7 +37,7 @@ static ALLOCATOR: Counting = Counting;
 #[test]
 fn no_run_allocates() {
     let graph = every_operator().unwrap();
-    for isa in Engine::instruction_sets() {
+    for isa in common::instruction_sets() {
         let Some(mut engine) = Engine::with_isa(&graph, isa).unwrap() else { continue };
         let picture = vec![0.5; 16 * 16 * 3];
         let mut scores = vec![0.0; graph.outputs().next().unwrap().0.shape.elements()];

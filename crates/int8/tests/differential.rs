@@ -34,7 +34,7 @@ fn finish(mut builder: GraphBuilder, y: TensorId, random: &mut Random) {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 400,
+        cases: common::cases(400),
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
@@ -183,7 +183,7 @@ fn real_pictures_of_any_width() {
         let mut expected = vec![0.0; shape.elements()];
         reference::run(&graph, &[Input::F32(&reals)], &mut [Output::F32(&mut expected)])
             .expect("the graph was built for this");
-        for isa in Engine::instruction_sets() {
+        for isa in common::instruction_sets() {
             let mut engine = Engine::with_isa(&graph, isa).expect("fits").expect("it is listed");
             let mut found = vec![0.0; shape.elements()];
             engine.run(&[Input::F32(&reals)], &mut [Output::F32(&mut found)]).expect("fits");
@@ -196,7 +196,7 @@ fn real_pictures_of_any_width() {
 /// bits make ties, where a fused and an unfused multiply-add part.
 #[test]
 fn sums_of_all_pairs_of_values() {
-    for seed in 0..24 {
+    for seed in 0..u64::from((24 * common::cases(400)).div_ceil(400)) {
         let random = &mut Random(seed);
         let mut builder = GraphBuilder::new();
         let shape = Shape::new(1, 256, 256, 2).expect("in range");
@@ -333,7 +333,7 @@ fn assert_same_for(graph: &Graph, bytes: &[Vec<u8>]) {
     let expected = outputs(graph, |outputs| {
         reference::run(graph, &given, outputs).expect("the graph was built for this");
     });
-    for isa in Engine::instruction_sets() {
+    for isa in common::instruction_sets() {
         let Some(mut engine) = Engine::with_isa(graph, isa).expect("the graph was built for this")
         else {
             continue;

@@ -1,5 +1,8 @@
 //! Recorded answers of onnxruntime's QOperator kernels, byte for byte; recipe in `fixtures/record.py`.
 
+#[expect(dead_code, reason = "shared with the differential tests")]
+mod common;
+
 use ocelli_int8::*;
 
 /// The integers of one recorded case.
@@ -83,7 +86,7 @@ impl Recorded {
 fn every_recorded_answer_is_reproduced() {
     let text = include_str!("fixtures/onnxruntime.txt");
     let mut wrong = Vec::new();
-    for isa in Engine::instruction_sets() {
+    for isa in common::instruction_sets() {
         for (line, case) in text.lines().enumerate() {
             let (operator, numbers) = case.split_once(' ').expect("as recorded");
             let numbers: Vec<i64> =

@@ -54,3 +54,10 @@ impl Aligned {
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), length) }
     }
 }
+
+/// A run of bytes as words of the machine's byte order. Panics unless it starts where a word may.
+pub(crate) fn words(run: &[Cell<u8>]) -> &[Cell<i16>] {
+    assert!(run.as_ptr().cast::<i16>().is_aligned());
+    // SAFETY: so many bytes, aligned as checked; cells of bytes may be cells of words, as every bit pattern is one.
+    unsafe { std::slice::from_raw_parts(run.as_ptr().cast(), run.len() / 2) }
+}

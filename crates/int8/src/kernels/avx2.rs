@@ -19,7 +19,10 @@ use crate::tensor::{ElementType, Quantisation};
 /// Rows of a tile: 6 · 2 accumulators, 2 weights and 1 input fill 15 of 16 registers.
 const ROWS: usize = 6;
 
-pub(crate) static KERNELS: Kernels = Kernels {
+pub(crate) static KERNELS: Kernels = TABLE;
+
+/// The table, for others to take parts from.
+pub(crate) const TABLE: Kernels = Kernels {
     name: "avx2",
     packing: Packing::Pairs,
     tile_rows: ROWS,
@@ -74,6 +77,7 @@ struct Signed;
 
 impl Fetch for Unsigned {
     type Value = i16;
+    const BLOCKS: bool = true;
 
     fn padding(zero_point: i16) -> i16 {
         zero_point
@@ -93,6 +97,7 @@ impl Fetch for Unsigned {
 
 impl Fetch for Signed {
     type Value = i16;
+    const BLOCKS: bool = true;
 
     fn padding(zero_point: i16) -> i16 {
         zero_point
@@ -125,17 +130,24 @@ fn gather(call: &Gather<'_>, panel: &mut Aligned) {
 fn multiply(call: &Multiply<'_>) {
     call.check::<i16>();
     // SAFETY: the table is handed out only after `is_available`; the call's reach was checked.
-    unsafe { blocks(call) }
+    unsafe {
+        match call.epilogue.is_plain() {
+            true => blocks::<true>(call),
+            false => blocks::<false>(call),
+        }
+    }
 }
 
+/// `PLAIN` as [`Epilogue::is_plain`] says.
+///
 /// # Safety
 /// The call has passed [`Multiply::check`].
 #[target_feature(enable = "avx2,fma")]
-unsafe fn blocks(call: &Multiply<'_>) {
-    let channels = call.weights.channels;
+unsafe fn blocks<const PLAIN: bool>(call: &Multiply<'_>) {
+    let channels = call.channels.end;
     // Blocks of 4 KiB and more are worth asking for.
     let fetches = call.weights.depth >= 128;
-    for channel in (0..channels).step_by(BLOCK) {
+    for channel in call.channels.clone().step_by(BLOCK) {
         let wide = channels - channel > BLOCK / 2;
         // Tiles of nearly equal height: a last tile of one row would wait for its own sums.
         let count = call.outputs.len();
@@ -146,20 +158,20 @@ unsafe fn blocks(call: &Multiply<'_>) {
             // SAFETY: rows row..row + rows exist; the block starts at a channel that exists.
             unsafe {
                 match (rows, wide, nth == 1 && fetches && channel + BLOCK < channels) {
-                    (6, true, true) => tile::<6, 2, true>(call, row, channel),
-                    (5, true, true) => tile::<5, 2, true>(call, row, channel),
-                    (6, true, _) => tile::<6, 2, false>(call, row, channel),
-                    (5, true, _) => tile::<5, 2, false>(call, row, channel),
-                    (4, true, _) => tile::<4, 2, false>(call, row, channel),
-                    (3, true, _) => tile::<3, 2, false>(call, row, channel),
-                    (2, true, _) => tile::<2, 2, false>(call, row, channel),
-                    (_, true, _) => tile::<1, 2, false>(call, row, channel),
-                    (6, false, _) => tile::<6, 1, false>(call, row, channel),
-                    (5, false, _) => tile::<5, 1, false>(call, row, channel),
-                    (4, false, _) => tile::<4, 1, false>(call, row, channel),
-                    (3, false, _) => tile::<3, 1, false>(call, row, channel),
-                    (2, false, _) => tile::<2, 1, false>(call, row, channel),
-                    (_, false, _) => tile::<1, 1, false>(call, row, channel),
+                    (6, true, true) => tile::<6, 2, true, PLAIN>(call, row, channel),
+                    (5, true, true) => tile::<5, 2, true, PLAIN>(call, row, channel),
+                    (6, true, _) => tile::<6, 2, false, PLAIN>(call, row, channel),
+                    (5, true, _) => tile::<5, 2, false, PLAIN>(call, row, channel),
+                    (4, true, _) => tile::<4, 2, false, PLAIN>(call, row, channel),
+                    (3, true, _) => tile::<3, 2, false, PLAIN>(call, row, channel),
+                    (2, true, _) => tile::<2, 2, false, PLAIN>(call, row, channel),
+                    (_, true, _) => tile::<1, 2, false, PLAIN>(call, row, channel),
+                    (6, false, _) => tile::<6, 1, false, PLAIN>(call, row, channel),
+                    (5, false, _) => tile::<5, 1, false, PLAIN>(call, row, channel),
+                    (4, false, _) => tile::<4, 1, false, PLAIN>(call, row, channel),
+                    (3, false, _) => tile::<3, 1, false, PLAIN>(call, row, channel),
+                    (2, false, _) => tile::<2, 1, false, PLAIN>(call, row, channel),
+                    (_, false, _) => tile::<1, 1, false, PLAIN>(call, row, channel),
                 }
             }
             row += rows;
@@ -172,7 +184,7 @@ unsafe fn blocks(call: &Multiply<'_>) {
 /// # Safety
 /// The call has passed [`Multiply::check`]; the rows exist and `channel` starts a block.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn tile<const ROWS: usize, const HALVES: usize, const FIRST: bool>(
+unsafe fn tile<const ROWS: usize, const HALVES: usize, const FIRST: bool, const PLAIN: bool>(
     call: &Multiply<'_>,
     row: usize,
     channel: usize,
@@ -185,7 +197,7 @@ unsafe fn tile<const ROWS: usize, const HALVES: usize, const FIRST: bool>(
             std::array::from_fn(|half| _mm256_loadu_si256(bias.add(8 * half).cast()));
         let mut sums = [bias; ROWS];
         let mut weights = call.weights.values.words().as_ptr().add(channel * depth);
-        let panel = call.panel.words().as_ptr().add(row * call.panel_stride);
+        let panel = call.panel.as_ptr().cast::<i16>().add(row * call.panel_stride);
         let starts: [*const i16; ROWS] =
             std::array::from_fn(|row| opaque(panel.add(row * call.panel_stride)));
         for at in (0..depth).step_by(PAIRS_STEP) {
@@ -210,7 +222,13 @@ unsafe fn tile<const ROWS: usize, const HALVES: usize, const FIRST: bool>(
         sums
     };
     // SAFETY: outputs and other operands were checked for whole blocks of channels.
-    unsafe { finish::<ROWS, HALVES>(call, &sums, row, channel) }
+    unsafe {
+        if PLAIN && HALVES == 2 && call.channels.end - channel >= BLOCK {
+            finish_plain::<ROWS, HALVES>(call, &sums, row, channel);
+        } else {
+            finish::<ROWS, HALVES>(call, &sums, row, channel);
+        }
+    }
 }
 
 /// Asks for the weights of a later step, which come from as far as main memory when they are used for the first time.
@@ -228,7 +246,7 @@ pub(crate) fn prefetch(weights: *const i16) {
 /// The same pointer, of unknown origin: the compiler would otherwise compute each row's address from the one before,
 /// in a chain of additions as long as the multiplications take.
 #[inline(always)]
-pub(crate) fn opaque(pointer: *const i16) -> *const i16 {
+pub(crate) fn opaque<T>(pointer: *const T) -> *const T {
     let mut address = pointer.addr();
     // SAFETY: no instruction at all.
     unsafe {
@@ -238,11 +256,73 @@ pub(crate) fn opaque(pointer: *const i16) -> *const i16 {
     pointer.with_addr(address)
 }
 
+/// The epilogue of whole blocks without a residual sum. Compiled as a part of the tile, so that sums stay in registers.
+///
+/// # Safety
+/// As for [`tile`]; the epilogue is plain, `HALVES` is 2 and there are 16 channels.
+#[inline(always)]
+pub(crate) unsafe fn finish_plain<const ROWS: usize, const HALVES: usize>(
+    call: &Multiply<'_>,
+    sums: &[[__m256i; HALVES]; ROWS],
+    row: usize,
+    channel: usize,
+) {
+    let arena = call.arena.as_ptr().cast::<u8>().cast_mut();
+    let is_signed = call.epilogue.low < 0;
+    // SAFETY: multipliers are padded to whole blocks; outputs hold 16 more bytes. The machine has the instructions.
+    unsafe {
+        let multipliers = call.epilogue.multipliers.as_ptr().add(channel);
+        let multipliers = [_mm256_loadu_ps(multipliers), _mm256_loadu_ps(multipliers.add(8))];
+        let zero_point = _mm256_set1_epi16(call.epilogue.zero_point as i16);
+        let low = _mm256_set1_epi8(call.epilogue.low as i8);
+        let high = _mm256_set1_epi8(call.epilogue.high as i8);
+        let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        let outputs = call.outputs.as_ptr().add(row);
+        // Of 8 channels: scaled and rounded. Every product fits, and what follows saturates.
+        macro_rules! scaled {
+            ($row:expr, $half:literal) => {{
+                let value = _mm256_cvtepi32_ps(sums[$row][$half % HALVES]);
+                _mm256_cvtps_epi32(_mm256_mul_ps(value, multipliers[$half]))
+            }};
+        }
+        macro_rules! words {
+            ($row:expr) => {
+                _mm256_adds_epi16(
+                    _mm256_packs_epi32(scaled!($row, 0), scaled!($row, 1)),
+                    zero_point,
+                )
+            };
+        }
+        // Two rows at once; a last odd one is its own partner.
+        macro_rules! pairs {
+            ($($first:literal),*) => { $(if $first < ROWS {
+                let (upper, lower) = ($first % ROWS, ($first + 1).min(ROWS - 1));
+                let words = [words!(upper), words!(lower)];
+                let bytes = if is_signed {
+                    let bytes = _mm256_packs_epi16(words[0], words[1]);
+                    _mm256_min_epi8(_mm256_max_epi8(bytes, low), high)
+                } else {
+                    let bytes = _mm256_packus_epi16(words[0], words[1]);
+                    _mm256_min_epu8(_mm256_max_epu8(bytes, low), high)
+                };
+                let bytes = _mm256_permutevar8x32_epi32(bytes, order);
+                let to = arena.add(*outputs.add(upper) + channel);
+                _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(bytes));
+                if upper != lower {
+                    let to = arena.add(*outputs.add(lower) + channel);
+                    _mm_storeu_si128(to.cast(), _mm256_extracti128_si256::<1>(bytes));
+                }
+            })* };
+        }
+        pairs!(0, 2, 4);
+    }
+}
+
 /// # Safety
 /// As for [`tile`].
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn finish<const ROWS: usize, const HALVES: usize>(
+pub(crate) unsafe fn finish<const ROWS: usize, const HALVES: usize>(
     call: &Multiply<'_>,
     sums: &[[__m256i; HALVES]; ROWS],
     row: usize,
@@ -250,7 +330,7 @@ unsafe fn finish<const ROWS: usize, const HALVES: usize>(
 ) {
     let requantise = Requantise::new(call.epilogue);
     let arena = call.arena.as_ptr().cast::<u8>().cast_mut();
-    let channels = (call.weights.channels - channel).min(8 * HALVES);
+    let channels = (call.channels.end - channel).min(8 * HALVES);
     // SAFETY: multipliers are padded to whole blocks; outputs hold `channels` more bytes, the other operands a whole
     // block.
     unsafe {
@@ -307,6 +387,9 @@ pub(crate) struct Requantise {
     low: __m256i,
     high: __m256i,
     zero_point: __m256i,
+    /// The limits as stored bytes.
+    low_byte: __m128i,
+    high_byte: __m128i,
 }
 
 impl Requantise {
@@ -321,7 +404,25 @@ impl Requantise {
             low: _mm256_set1_epi16(epilogue.low as i16),
             high: _mm256_set1_epi16(epilogue.high as i16),
             zero_point: _mm256_set1_epi16(epilogue.zero_point as i16),
+            low_byte: _mm_set1_epi8(epilogue.low as i8),
+            high_byte: _mm_set1_epi8(epilogue.high as i8),
         }
+    }
+
+    /// 8 + 8 scaled values that fit i32 as bytes within the limits, in order: narrowing saturates.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    pub(crate) fn plain(&self, first: __m256i, second: __m256i) -> __m128i {
+        let words = _mm256_adds_epi16(_mm256_packs_epi32(first, second), self.zero_point);
+        let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+        let bytes = if self.is_signed {
+            let bytes = _mm_packs_epi16(low, high);
+            _mm_min_epi8(_mm_max_epi8(bytes, self.low_byte), self.high_byte)
+        } else {
+            let bytes = _mm_packus_epi16(low, high);
+            _mm_min_epu8(_mm_max_epu8(bytes, self.low_byte), self.high_byte)
+        };
+        _mm_shuffle_epi32::<0b11_01_10_00>(bytes)
     }
 
     /// 8 + 8 scaled values with the zero point, within the limits (those that [`Requantise::bytes`] does not keep by

@@ -53,10 +53,10 @@ fn rows<
     call: &Depthwise<'_>,
     n: usize,
 ) {
-    let mut y = 0;
-    while y < call.output.shape.h {
+    let mut y = call.rows.start;
+    while y < call.rows.end {
         let first = call.check(n, y);
-        if ROWS == 2 && y + 1 < call.output.shape.h {
+        if ROWS == 2 && y + 1 < call.rows.end {
             call.check(n, y + 1);
             // SAFETY: both rows were checked, and `first` is the upper one's.
             unsafe { sweep::<SIDE, PAIRS, STEP, SIGNED, 2>(call, n, y, first) };
@@ -89,6 +89,7 @@ unsafe fn sweep<
 ) {
     let shape = call.output.shape;
     let requantise = Requantise::new(call.epilogue);
+    let is_plain = call.epilogue.is_plain();
     let arena = call.arena.as_ptr().cast::<u8>().cast_mut();
     let (row, pixel) = (call.input.row, call.input.pixel);
     let packed = [call.weights.pairs.words().as_ptr(), call.weights.shifted.words().as_ptr()];
@@ -130,13 +131,26 @@ unsafe fn sweep<
                         }
                     }
                 }
-                let values: [__m256i; ROWS] =
-                    std::array::from_fn(|row| scale(sums[row], multiplier));
-                let words = requantise.words(values[0], values[ROWS - 1]);
-                let bytes = requantise.bytes(words);
-                store(to, bytes, length);
-                if ROWS == 2 {
-                    store(to.add(call.output.row), _mm_unpackhi_epi64(bytes, bytes), length);
+                let bytes = if is_plain {
+                    let [first, last] = [sums[0], sums[ROWS - 1]].map(|sums| {
+                        _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(sums), multiplier))
+                    });
+                    requantise.plain(first, last)
+                } else {
+                    let (first, last) =
+                        (scale(sums[0], multiplier), scale(sums[ROWS - 1], multiplier));
+                    requantise.bytes(requantise.words(first, last))
+                };
+                if length == DEPTHWISE_BLOCK {
+                    _mm_storel_epi64(to.cast(), bytes);
+                    if ROWS == 2 {
+                        _mm_storeh_pd(to.add(call.output.row).cast(), _mm_castsi128_pd(bytes));
+                    }
+                } else {
+                    store(to, bytes, length);
+                    if ROWS == 2 {
+                        store(to.add(call.output.row), _mm_unpackhi_epi64(bytes, bytes), length);
+                    }
                 }
                 to = to.wrapping_add(call.output.pixel);
                 for column in 0..SIDE - STEP {

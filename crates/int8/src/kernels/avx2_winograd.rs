@@ -170,9 +170,9 @@ unsafe fn panels<T: Transforms<SIDE, OUT>, const SIDE: usize, const OUT: usize>(
     };
     // SAFETY: the part has room for `inputs` rounded up to 64.
     unsafe { scratch.padding.write_bytes(call.zero, stride) };
-    let [down, across] = T::FORM.tiles(call.output.shape);
-    for start in (0..down * across).step_by(TILES) {
-        let count = TILES.min(down * across - start);
+    let [_, across] = T::FORM.tiles(call.output.shape);
+    for start in call.tiles.clone().step_by(TILES) {
+        let count = TILES.min(call.tiles.end - start);
         let place = |tile: usize| [(start + tile) / across, (start + tile) % across];
         for tile in 0..count {
             // SAFETY: tile < TILES, and it exists.
@@ -187,7 +187,7 @@ unsafe fn panels<T: Transforms<SIDE, OUT>, const SIDE: usize, const OUT: usize>(
                 }
             }
         }
-        for channel in (0..call.output.shape.c).step_by(BLOCK) {
+        for channel in call.channels.clone().step_by(BLOCK) {
             for first in (0..count).step_by(batch) {
                 let tiles = first..(first + batch).min(count);
                 // SAFETY: `count` tiles were transformed; the block exists, and at most a batch of tiles is taken.

@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
+use crate::kernels::Run;
 use crate::kernels::aligned::Aligned;
 use crate::operator::Window;
 use crate::tensor::ElementType;
@@ -35,6 +36,8 @@ pub(crate) struct Gather<'a> {
 /// Turns stored bytes into the values that a kernel multiplies.
 pub(crate) trait Fetch {
     type Value: Copy;
+    /// Whether [`OVERRUN`] bytes are fetched at once.
+    const BLOCKS: bool;
 
     /// The value of padding.
     fn padding(zero_point: i16) -> Self::Value;
@@ -44,9 +47,28 @@ pub(crate) trait Fetch {
     /// # Safety
     /// `length + OVERRUN` bytes are readable at `from`, and as many values writable at `to`.
     unsafe fn fetch(from: *const u8, to: *mut Self::Value, length: usize);
+
+    /// The same for at most [`OVERRUN`] bytes.
+    ///
+    /// # Safety
+    /// As for [`Fetch::fetch`].
+    #[inline(always)]
+    unsafe fn short(from: *const u8, to: *mut Self::Value, length: usize) {
+        // SAFETY: by contract; a whole block is no longer than the overrun.
+        unsafe { Self::fetch(from, to, if Self::BLOCKS { OVERRUN } else { length }) };
+    }
 }
 
-impl Gather<'_> {
+impl<'a> Gather<'a> {
+    /// The pixels as they lie in the arena, and the bytes from one to the next, where the window takes one pixel each
+    /// and they follow each other. What lies behind a pixel's channels may be anything.
+    pub(crate) fn in_place(&self) -> Option<(Run<'a>, usize)> {
+        let View { shape, row, pixel, .. } = self.input;
+        let follow = self.window == Window::square(1, 1, 0) && row == shape.w * pixel;
+        let first = self.input.at(self.image, 0, 0) + self.pixels.start * pixel;
+        follow.then(|| (&self.arena[first..], pixel))
+    }
+
     /// Fills the panel rows. Later runs overwrite what earlier ones wrote past their end.
     #[inline(always)]
     pub(crate) fn run<F: Fetch>(&self, panel: &mut Aligned) {
@@ -125,6 +147,18 @@ impl Gather<'_> {
         let (down, across) = (dilations[0] * self.input.row, strides[1] * self.input.pixel);
         let (top, left) = (y * strides[0] - pads[0], x * strides[1] - pads[1]);
         let mut first = self.input.at(self.image, top, left);
+        if run <= OVERRUN {
+            // The first layer of a net, above all: short runs cost more to count than to fetch.
+            for _ in 0..count {
+                for tap in 0..kernel[0] {
+                    // SAFETY: as below.
+                    unsafe { F::short(from.add(first + tap * down), to.add(tap * run), run) };
+                }
+                first += across;
+                to = to.wrapping_add(self.stride);
+            }
+            return;
+        }
         for _ in 0..count {
             for tap in 0..kernel[0] {
                 // SAFETY: the run lies in a row of the view, and the kernel rows fit at `to` one behind the other.

@@ -16,14 +16,23 @@ mod avx2_bytes;
 mod avx2_depthwise;
 #[cfg(target_arch = "x86_64")]
 mod avx2_winograd;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
 pub(crate) mod gather;
+pub(crate) mod layer;
 pub(crate) mod lookup;
 pub(crate) mod peak;
+pub(crate) mod pool;
 mod portable;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 pub(crate) mod winograd;
 
 use std::cell::Cell;
+use std::ops::Range;
 
 use crate::GraphError;
 use crate::kernels::aligned::Aligned;
@@ -62,7 +71,7 @@ pub(crate) struct Kernels {
     pub(crate) winograd: Option<fn(&Winograd<'_>, &mut Aligned)>,
     /// Whether `depthwise` takes the window; the portable one takes all.
     pub(crate) takes_depthwise: fn(&Window) -> bool,
-    /// Depthwise convolution of one image.
+    /// Depthwise convolution of some rows of one image.
     pub(crate) depthwise: fn(&Depthwise<'_>, n: usize),
     /// Element-wise sum of runs of bytes.
     pub(crate) add: fn(&AddRule, Run<'_>, Run<'_>, Run<'_>, usize),
@@ -137,6 +146,10 @@ impl Kernels {
         type Candidate = (fn() -> bool, &'static Kernels);
         const CANDIDATES: &[Candidate] = &[
             #[cfg(target_arch = "x86_64")]
+            (avx512::is_available, &avx512::KERNELS),
+            #[cfg(target_arch = "x86_64")]
+            (avxvnni::is_available, &avxvnni::KERNELS),
+            #[cfg(target_arch = "x86_64")]
             (avx2::is_available, &avx2::KERNELS),
             #[cfg(target_arch = "aarch64")]
             (arm64::dot::has_i8mm, &arm64::dot::I8MM),
@@ -153,31 +166,48 @@ impl Kernels {
     /// What is subtracted from stored inputs before they are multiplied.
     pub(crate) fn centre(&self, element: ElementType) -> i32 {
         match (self.packing, element) {
-            (Packing::Bytes { .. }, ElementType::U8) => 128,
+            (Packing::Bytes { panel: ElementType::S8, .. }, ElementType::U8) => 128,
+            (Packing::Bytes { panel: ElementType::U8, .. }, ElementType::S8) => -128,
             _ => 0,
         }
+    }
+
+    /// Whether stored values are multiplied as they are.
+    pub(crate) fn takes_as_stored(&self, element: ElementType) -> bool {
+        matches!(self.packing, Packing::Bytes { panel, .. } if panel == element)
     }
 }
 
 /// The values that a multiplication takes, and the order of its weights: blocks of [`BLOCK`] channels, depths and
 /// channels that are missing filled with zeros.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[cfg_attr(not(target_arch = "aarch64"), expect(dead_code, reason = "bytes are for ARM"))]
+#[cfg_attr(
+    not(any(target_arch = "aarch64", target_arch = "x86_64")),
+    expect(dead_code, reason = "bytes are for ARM and x86 with VNNI")
+)]
 pub(crate) enum Packing {
     /// i16 values: per pair of depths, the pair of each channel.
     Pairs,
-    /// Signed bytes (stored u8 inputs minus 128): per `run` of depths, the run of each channel. Of depths that fill no
-    /// run the last runs are of `tail`.
-    Bytes { run: usize, tail: usize },
+    /// Signed bytes: per `run` of depths, the run of each channel. Of depths that fill no run the last runs are of
+    /// `tail`. Inputs are bytes of one type; a stored value of the other type has its sign bit flipped.
+    Bytes { run: usize, tail: usize, panel: ElementType },
 }
 
 impl Packing {
+    /// Bytes of an input value.
+    pub(crate) fn value_bytes(self) -> usize {
+        match self {
+            Self::Pairs => 2,
+            Self::Bytes { .. } => 1,
+        }
+    }
+
     /// Depth, rounded up to what the kernels multiply.
     fn depth(self, given: usize) -> usize {
         match self {
             Self::Pairs => given.next_multiple_of(PAIRS_STEP),
             // A rest longer than a tail costs as much as a run.
-            Self::Bytes { run, tail } if given % run > tail => given.next_multiple_of(run),
+            Self::Bytes { run, tail, .. } if given % run > tail => given.next_multiple_of(run),
             Self::Bytes { tail, .. } => given.next_multiple_of(tail),
         }
     }
@@ -216,7 +246,7 @@ impl PackedWeights {
                     }
                 }
             }
-            Packing::Bytes { run, tail } => {
+            Packing::Bytes { run, tail, .. } => {
                 values = Aligned::new(padded * depth);
                 let packed = values.bytes_mut();
                 let whole = depth / run * run;
@@ -254,6 +284,9 @@ pub(crate) struct Epilogue {
     pub(crate) zero_point: i32,
     pub(crate) low: i32,
     pub(crate) high: i32,
+    /// Whether the product of any sum with its multiplier fits i32: no multiplier reaches 1.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for x86"))]
+    pub(crate) fits: bool,
     /// A residual sum after the requantisation.
     pub(crate) sum: Option<Sum>,
 }
@@ -274,6 +307,13 @@ pub(crate) enum Role {
 }
 
 impl Epilogue {
+    /// Whether there is no residual sum and every product with a multiplier fits i32.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.sum.is_none() && self.fits
+    }
+
     /// The rule, for one value; `other` is read only when there is a sum.
     #[inline(always)]
     pub(crate) fn apply(&self, acc: i32, channel: usize, other: impl Fn() -> u8) -> u8 {
@@ -295,10 +335,13 @@ impl Epilogue {
 
 /// One multiplication: rows of a panel times the packed weights of a group.
 pub(crate) struct Multiply<'a> {
-    pub(crate) panel: &'a Aligned,
+    /// Gathered rows of inputs, or the arena itself where pixels can be taken as they lie.
+    pub(crate) panel: Run<'a>,
     /// Values from one panel row to the next.
     pub(crate) panel_stride: usize,
     pub(crate) weights: &'a PackedWeights,
+    /// Which of the weights' channels; starts at a block.
+    pub(crate) channels: Range<usize>,
     pub(crate) epilogue: &'a Epilogue,
     pub(crate) arena: &'a [Cell<u8>],
     /// Where each row's channels go.
@@ -310,14 +353,14 @@ pub(crate) struct Multiply<'a> {
 impl Multiply<'_> {
     /// Panics unless panel, outputs and other operands lie where kernels of `T` values will touch.
     pub(crate) fn check<T>(&self) {
-        let PackedWeights { channels, depth, values, .. } = self.weights;
+        let PackedWeights { channels, depth, values: weights, .. } = self.weights;
         let rows = self.outputs.len();
         let padded = channels.next_multiple_of(BLOCK);
-        assert!(
-            self.panel_stride >= *depth
-                && self.panel.len() >= rows * self.panel_stride * size_of::<T>()
-        );
-        assert!(values.len() >= padded * depth * size_of::<T>());
+        assert!(self.channels.start.is_multiple_of(BLOCK) && self.channels.end <= *channels);
+        assert!(self.panel.as_ptr().cast::<T>().is_aligned());
+        let values = rows.checked_sub(1).map_or(0, |last| last * self.panel_stride + depth);
+        assert!(values * size_of::<T>() <= self.panel.len());
+        assert!(weights.len() >= padded * depth * size_of::<T>());
         assert!(self.epilogue.bias.len() >= padded && self.epilogue.multipliers.len() >= padded);
         assert!(self.outputs.iter().all(|at| at + channels <= self.arena.len()));
         if self.epilogue.sum.is_some() {
@@ -338,6 +381,8 @@ pub(crate) struct Depthwise<'a> {
     pub(crate) window: Window,
     pub(crate) weights: &'a DepthwiseWeights,
     pub(crate) epilogue: &'a Epilogue,
+    /// Which rows of the output.
+    pub(crate) rows: Range<usize>,
 }
 
 impl Depthwise<'_> {
@@ -362,9 +407,9 @@ impl Depthwise<'_> {
 
 /// Weights of a depthwise convolution in the forms that kernels want.
 #[derive(Debug, Clone)]
-#[expect(dead_code, reason = "pairs are for x86, bytes for ARM")]
+#[expect(dead_code, reason = "pairs are for AVX2, extremes for ARM")]
 pub(crate) struct DepthwiseWeights {
-    /// `[tap][channel]`, channels padded to whole blocks.
+    /// `[tap][channel]`, channels padded to [`SLACK`].
     pub(crate) taps: Vec<i16>,
     /// The same as bytes.
     pub(crate) bytes: Vec<i8>,
@@ -382,7 +427,7 @@ pub(crate) struct DepthwiseWeights {
 impl DepthwiseWeights {
     /// From `[channel][row][column]`.
     pub(crate) fn new(weights: &[i8], channels: usize, [rows, columns]: [usize; 2]) -> Self {
-        let padded = channels.next_multiple_of(BLOCK);
+        let padded = channels.next_multiple_of(SLACK);
         let mut taps = vec![0; rows * columns * padded];
         for (channel, window) in weights.chunks_exact(rows * columns).enumerate() {
             for (tap, &weight) in window.iter().enumerate() {

@@ -136,10 +136,10 @@ fn blocks(x: [Run<'_>; 4], y: Run<'_>, length: usize, function: impl Fn([u8; 4])
     }
 }
 
-/// One image, any window.
+/// Some rows of one image, any window.
 #[inline(always)]
 pub(crate) fn depthwise(call: &Depthwise<'_>, n: usize) {
-    for y in 0..call.output.shape.h {
+    for y in call.rows.clone() {
         depthwise_row(call, n, y);
     }
 }

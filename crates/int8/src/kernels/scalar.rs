@@ -1,6 +1,6 @@
 //! Kernels for any machine, without one unsafe operation of their own: the first to be right, the last to be chosen.
 
-use crate::kernels::aligned::Aligned;
+use crate::kernels::aligned::{self, Aligned};
 use crate::kernels::gather::{Fetch, Gather};
 use crate::kernels::{BLOCK, Kernels, Multiply, Packing, portable};
 
@@ -31,6 +31,7 @@ struct Signed;
 
 impl Fetch for Unsigned {
     type Value = i16;
+    const BLOCKS: bool = false;
 
     fn padding(zero_point: i16) -> i16 {
         zero_point
@@ -46,6 +47,7 @@ impl Fetch for Unsigned {
 
 impl Fetch for Signed {
     type Value = i16;
+    const BLOCKS: bool = false;
 
     fn padding(zero_point: i16) -> i16 {
         zero_point
@@ -68,21 +70,21 @@ fn gather(call: &Gather<'_>, panel: &mut Aligned) {
 
 fn multiply(call: &Multiply<'_>) {
     call.check::<i16>();
-    let panel = call.panel.words();
+    let panel = aligned::words(call.panel);
     let weights = call.weights.values.words();
     let depth = call.weights.depth;
-    for block in (0..call.weights.channels).step_by(BLOCK) {
+    for block in call.channels.clone().step_by(BLOCK) {
         let weights = &weights[block * depth..][..BLOCK * depth];
         for (row, &output) in call.outputs.iter().enumerate() {
             let values = &panel[row * call.panel_stride..][..depth];
             let mut sums = [0i32; BLOCK];
             for (pair, weights) in values.chunks_exact(2).zip(weights.chunks_exact(2 * BLOCK)) {
                 for (sum, weight) in sums.iter_mut().zip(weights.chunks_exact(2)) {
-                    *sum += i32::from(pair[0]) * i32::from(weight[0])
-                        + i32::from(pair[1]) * i32::from(weight[1]);
+                    *sum += i32::from(pair[0].get()) * i32::from(weight[0])
+                        + i32::from(pair[1].get()) * i32::from(weight[1]);
                 }
             }
-            for (lane, &sum) in sums.iter().enumerate().take(call.weights.channels - block) {
+            for (lane, &sum) in sums.iter().enumerate().take(call.channels.end - block) {
                 let channel = block + lane;
                 let other = || call.arena[call.others[row] + channel].get();
                 let byte = call.epilogue.apply(sum, channel, other);

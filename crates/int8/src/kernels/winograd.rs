@@ -9,6 +9,7 @@
 //! Algorithms for Convolutional Neural Networks, 2015.)
 
 use std::cell::Cell;
+use std::ops::Range;
 
 use crate::kernels::aligned::Aligned;
 use crate::kernels::gather::OVERRUN;
@@ -160,7 +161,7 @@ fn pack<const SIDE: usize>(
     (values, depth)
 }
 
-/// One image of such a convolution.
+/// Some tiles of one image of such a convolution.
 #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "kernels are for x86"))]
 pub(crate) struct Winograd<'a> {
     pub(crate) form: Form,
@@ -176,6 +177,10 @@ pub(crate) struct Winograd<'a> {
     /// Top, left.
     pub(crate) pads: [usize; 2],
     pub(crate) image: usize,
+    /// Which tiles, counted row by row.
+    pub(crate) tiles: Range<usize>,
+    /// Which output channels; starts at a block.
+    pub(crate) channels: Range<usize>,
     /// From [`Form::pack`].
     pub(crate) weights: &'a Aligned,
     /// Inputs, rounded up as [`Form::pack`] says.
@@ -189,6 +194,9 @@ impl Winograd<'_> {
     pub(crate) fn check(&self, scratch: &Aligned) {
         let (inputs, outputs) = (self.input.shape.c, self.output.shape.c);
         let padded = outputs.next_multiple_of(BLOCK);
+        let [down, across] = self.form.tiles(self.output.shape);
+        assert!(self.tiles.end <= down * across);
+        assert!(self.channels.start.is_multiple_of(BLOCK) && self.channels.end <= outputs);
         assert!(self.depth >= inputs && self.depth <= inputs.next_multiple_of(16));
         assert!(self.input.end() + OVERRUN <= self.arena.len());
         assert!(self.output.end() <= self.arena.len());

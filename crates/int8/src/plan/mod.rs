@@ -8,9 +8,10 @@ mod simplify;
 
 use std::sync::Arc;
 
+use crate::kernels::gather::OVERRUN;
 use crate::kernels::lookup::Lookup;
 use crate::kernels::winograd::Form;
-use crate::kernels::{BLOCK, DepthwiseWeights, Epilogue, Kernels, PackedWeights, SLACK};
+use crate::kernels::{BLOCK, DepthwiseWeights, Epilogue, Kernels, PackedWeights, Packing, SLACK};
 use crate::numerics::{self, AddRule, MulRule};
 use crate::operator::{Blend, Conv, CountPadding, Operator, OutputForm, Pair, Window};
 use crate::plan::fuse::{Chain, Fusion};
@@ -31,7 +32,8 @@ pub(crate) struct Plan {
     pub(crate) steps: Vec<Step>,
     pub(crate) outputs: Vec<Leaving>,
     pub(crate) arena_bytes: usize,
-    pub(crate) panel_values: usize,
+    /// Scratch memory of the convolutions.
+    pub(crate) panel_bytes: usize,
     pub(crate) panel_rows: usize,
     pub(crate) most_channels: usize,
     /// Of the longest row of a tensor.
@@ -174,16 +176,17 @@ pub(crate) struct ConvStep {
     pub(crate) stride: usize,
     /// Output pixels of one panel.
     pub(crate) rows: usize,
+    /// Whether stored values are multiplied as they are, so that a panel can be the arena itself.
+    pub(crate) in_place: bool,
     /// How the weights are transformed, if they are.
     pub(crate) form: Option<Form>,
 }
 
 impl ConvStep {
-    /// Scratch memory, in values of two bytes.
-    fn panel_values(&self) -> usize {
+    fn scratch_bytes(&self, packing: Packing) -> usize {
         match self.form {
-            Some(form) => form.scratch_bytes(self.x.shape.c / self.groups.len()) / 2,
-            None => self.rows * self.stride,
+            Some(form) => form.scratch_bytes(self.x.shape.c / self.groups.len()),
+            None => self.rows * self.stride * packing.value_bytes(),
         }
     }
 }
@@ -225,7 +228,8 @@ impl Plan {
         Ok(Self {
             outputs: outputs.collect(),
             arena_bytes: places.arena_bytes() + SLACK,
-            panel_values: convs().map(|conv| conv.panel_values()).max().unwrap_or(0) + SLACK,
+            panel_bytes: convs().map(|conv| conv.scratch_bytes(kernels.packing)).max().unwrap_or(0)
+                + 2 * (SLACK + OVERRUN),
             panel_rows: convs().map(|conv| conv.rows).max().unwrap_or(0),
             row_bytes: graph.tensors.iter().map(|t| t.shape.w * t.shape.c).max().unwrap_or(0),
             most_channels: graph.tensors.iter().map(|tensor| tensor.shape.c).max().unwrap_or(0),
@@ -441,6 +445,7 @@ impl Planner<'_> {
             table,
             stride,
             rows: rows.min(y.shape.pixels()),
+            in_place: self.kernels.takes_as_stored(from.element()),
             form,
         }))
     }
@@ -463,6 +468,7 @@ impl Planner<'_> {
         }
         let sum = chain.sum.map(|sum| sum.fused);
         let (low, high) = chain.limits;
-        Epilogue { bias, multipliers, zero_point: to.zero_point(), low, high, sum }
+        let fits = multipliers.iter().all(|&multiplier| multiplier < 1.0);
+        Epilogue { bias, multipliers, zero_point: to.zero_point(), low, high, fits, sum }
     }
 }

@@ -2,6 +2,20 @@
 
 use ocelli_int8::*;
 
+/// The instruction sets to try: all of this machine, or the one that `OCELLI_ISA` names.
+pub(crate) fn instruction_sets() -> impl Iterator<Item = &'static str> {
+    let only = std::env::var("OCELLI_ISA").ok();
+    let known = |only: &str| Engine::instruction_sets().any(|isa| isa == only);
+    assert!(only.as_deref().is_none_or(known), "this machine lacks {only:?}");
+    Engine::instruction_sets().filter(move |isa| only.as_deref().is_none_or(|only| only == *isa))
+}
+
+/// Random cases of a test: as many as given, or what `OCELLI_CASES` says (emulators are slow).
+pub(crate) fn cases(usual: u32) -> u32 {
+    let given = std::env::var("OCELLI_CASES").ok();
+    given.map_or(usual, |given| given.parse().expect("OCELLI_CASES is a number"))
+}
+
 /// SplitMix64: small, seeded, the same everywhere.
 pub(crate) struct Random(pub(crate) u64);
 

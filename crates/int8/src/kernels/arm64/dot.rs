@@ -8,11 +8,15 @@ use std::arch::asm;
 
 use crate::kernels::arm64::{Tile, multiply, table};
 use crate::kernels::{BLOCK, Kernels, Multiply, Packing};
+use crate::tensor::ElementType;
 
-pub(crate) static DOTPROD: Kernels =
-    table("dotprod", Packing::Bytes { run: 4, tail: 4 }, multiply::<Dotprod>);
+pub(crate) static DOTPROD: Kernels = table(
+    "dotprod",
+    Packing::Bytes { run: 4, tail: 4, panel: ElementType::S8 },
+    multiply::<Dotprod>,
+);
 pub(crate) static I8MM: Kernels =
-    table("i8mm", Packing::Bytes { run: 8, tail: 8 }, multiply::<I8mm>);
+    table("i8mm", Packing::Bytes { run: 8, tail: 8, panel: ElementType::S8 }, multiply::<I8mm>);
 
 pub(crate) fn has_dotprod() -> bool {
     std::arch::is_aarch64_feature_detected!("dotprod")
@@ -82,7 +86,7 @@ impl Tile for Dotprod {
         unsafe {
             let mut sums = [[vdupq_n_s32(0); QUADS]; ROWS];
             let mut from = call.weights.values.bytes().as_ptr().add(channel * depth).cast::<i8>();
-            let panel = call.panel.bytes().as_ptr().add(row * call.panel_stride).cast::<i8>();
+            let panel = call.panel.as_ptr().cast::<i8>().add(row * call.panel_stride);
             let rows: [*const i8; ROWS] =
                 std::array::from_fn(|row| panel.add(row * call.panel_stride));
             let whole = depth / 16 * 16;
@@ -141,7 +145,7 @@ impl Tile for I8mm {
             // Per pair of rows and quad: two channels of both rows, and the other two.
             let mut pairs = [[[vdupq_n_s32(0); 2]; QUADS]; ROWS];
             let mut from = call.weights.values.bytes().as_ptr().add(channel * depth).cast::<i8>();
-            let panel = call.panel.bytes().as_ptr().add(row * call.panel_stride).cast::<i8>();
+            let panel = call.panel.as_ptr().cast::<i8>().add(row * call.panel_stride);
             let rows: [*const i8; ROWS] =
                 std::array::from_fn(|row| panel.add(row * call.panel_stride));
             for at in (0..depth).step_by(8) {

@@ -64,7 +64,7 @@ pub(crate) unsafe fn finish<const ROWS: usize, const QUADS: usize>(
 ) {
     let requantise = Requantise::new(call.epilogue);
     let arena = call.arena.as_ptr().cast::<u8>().cast_mut();
-    let channels = (call.weights.channels - channel).min(4 * QUADS);
+    let channels = (call.channels.end - channel).min(4 * QUADS);
     // SAFETY: bias and multipliers are padded to whole blocks; outputs hold `channels` more bytes, the other operands
     // a whole block.
     unsafe {

@@ -17,13 +17,14 @@ use crate::kernels::gather::{Fetch, Gather};
 use crate::kernels::{BLOCK, Kernels, Multiply, Packing, portable};
 use crate::tensor::ElementType;
 
-pub(crate) static KERNELS: Kernels = table("neon", Packing::Bytes { run: 16, tail: 8 }, |call| {
-    if call.weights.extreme {
-        multiply::<neon::Single>(call);
-    } else {
-        multiply::<neon::Paired>(call);
-    }
-});
+pub(crate) static KERNELS: Kernels =
+    table("neon", Packing::Bytes { run: 16, tail: 8, panel: ElementType::S8 }, |call| {
+        if call.weights.extreme {
+            multiply::<neon::Single>(call);
+        } else {
+            multiply::<neon::Paired>(call);
+        }
+    });
 
 /// A table; only the multiplication differs.
 const fn table(name: &'static str, packing: Packing, multiply: fn(&Multiply<'_>)) -> Kernels {
@@ -69,8 +70,8 @@ const ROWS: usize = 4;
 
 fn multiply<T: Tile>(call: &Multiply<'_>) {
     call.check::<i8>();
-    let channels = call.weights.channels;
-    for channel in (0..channels).step_by(BLOCK) {
+    let channels = call.channels.end;
+    for channel in call.channels.clone().step_by(BLOCK) {
         let wide = channels - channel > BLOCK / 2;
         // Tiles of nearly equal height: the fewer rows, the more loads for each product.
         let count = call.outputs.len();
@@ -118,6 +119,7 @@ struct Signed;
 
 impl Fetch for Flipped {
     type Value = i8;
+    const BLOCKS: bool = true;
 
     fn padding(zero_point: i16) -> i8 {
         (zero_point - 128) as i8
@@ -137,6 +139,7 @@ impl Fetch for Flipped {
 
 impl Fetch for Signed {
     type Value = i8;
+    const BLOCKS: bool = true;
 
     fn padding(zero_point: i16) -> i8 {
         zero_point as i8

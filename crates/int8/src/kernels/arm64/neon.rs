@@ -62,7 +62,7 @@ unsafe fn sums<const ROWS: usize, const QUADS: usize>(
     unsafe {
         let mut sums = [[vdupq_n_s32(0); QUADS]; ROWS];
         let weights = call.weights.values.bytes().as_ptr().add(channel * depth).cast::<i8>();
-        let panel = call.panel.bytes().as_ptr().add(row * call.panel_stride).cast::<i8>();
+        let panel = call.panel.as_ptr().cast::<i8>().add(row * call.panel_stride);
         let rows = std::array::from_fn(|row| panel.add(row * call.panel_stride));
         for quad in 0..QUADS {
             let four = four_channels::<ROWS>(rows, weights, quad, depth, step);
