@@ -122,6 +122,7 @@ fn measure(
     let with_stand_in: Vec<_> =
         names.iter().filter(|other| *other == name || *other == PROCESSOR).cloned().collect();
     let delegates = delegates_with(&with_stand_in, plugins, clock);
+    delegates.iter().for_each(|delegate| delegate.use_threads(settings.threads));
     let closeness = settings.accelerators.closeness;
     let options = SessionOptions { closeness, ..SessionOptions::default() };
     let told = |error: &dyn std::fmt::Display| log::warn!("delegate={name} {error}");

@@ -114,6 +114,7 @@ pub fn load(settings: &ModelSettings, clock: &Arc<dyn Clock>) -> Result<Loaded, 
         .map(|profile| choice::order(settings, profile, &spec, &plugins, clock));
     let names = chosen.as_ref().unwrap_or(&settings.delegates);
     let delegates = delegates_with(names, &plugins, clock);
+    delegates.iter().for_each(|delegate| delegate.use_threads(settings.threads));
     let options = SessionOptions {
         shadow_every: settings.accelerators.shadow_every,
         closeness: settings.accelerators.closeness,
@@ -218,6 +219,7 @@ mod tests {
         ModelSettings {
             path: concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny-classifier").into(),
             delegates: delegates.iter().map(|name| (*name).to_owned()).collect(),
+            threads: 1,
             deadline: Duration::from_secs(2),
             profile: None,
             accelerators: crate::agent::Accelerators::default(),

@@ -50,6 +50,8 @@ pub struct ModelSettings {
     pub path: PathBuf,
     /// Delegates in order of preference, of [`crate::inference::delegate_names`]; tract is always last, named or not.
     pub delegates: Vec<String>,
+    /// Threads that compute, for delegates that use several.
+    pub threads: usize,
     /// Where the measurement is kept by which `delegates` are ordered; `None`: they are in order.
     pub profile: Option<PathBuf>,
     /// Longest run of the model on one frame before it counts as an overrun.

@@ -128,6 +128,7 @@ pub fn run(
     let names = settings.candidates();
     let plugins = settings.plugins_for_model()?;
     let delegates = inference::delegates_with(&names, &plugins, clock);
+    delegates.iter().for_each(|delegate| delegate.use_threads(settings.threads));
     let start = clock.now();
     let onnx = read_model(&settings.model)?;
     let model = settings.model.clone();
@@ -186,6 +187,7 @@ fn frame_stages(
     let model = ModelSettings {
         path: settings.model.clone(),
         delegates: delegates.to_vec(),
+        threads: settings.threads,
         deadline: PATIENCE,
         profile: None,
         accelerators: agent::Accelerators {
@@ -260,9 +262,8 @@ fn figures(
         nodes: segment.nodes.len(),
         macs: segment.macs,
     };
-    // Neither the host nor the engine uses more threads than one.
-    let one_thread =
-        |segment: &SegmentReport| matches!(segment.delegate.as_str(), "tract" | "int8");
+    // The host uses no more threads than one.
+    let one_thread = |segment: &SegmentReport| segment.delegate == "tract";
     let one_thread = report.iter().all(one_thread);
     Figures {
         model: settings.model.display().to_string(),
@@ -417,7 +418,10 @@ mod tests {
     fn does_not_claim_threads_that_tract_does_not_use() {
         let model = fixture("tiny-qop.onnx");
         let arguments = [model.to_str().expect("UTF-8"), "--runs=1", "--threads=2"];
-        assert!(bench(&arguments).expect("figures").contains("one thread: int8"));
+        let engine = bench(&[&arguments[..], &["--json"]].concat()).expect("figures");
+        assert!(engine.contains("\"threads\":2,"), "{engine}");
+        let arguments = [&arguments[..], &["--delegates=tract"]].concat();
+        assert!(bench(&arguments).expect("figures").contains("one thread: tract"));
         let json = bench(&[&arguments[..], &["--json"]].concat()).expect("figures");
         assert!(json.contains("\"threads\":1,"), "{json}");
     }

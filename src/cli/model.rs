@@ -39,6 +39,7 @@ pub(super) fn load(
     let settings = ModelSettings {
         path,
         delegates,
+        threads: 1,
         deadline: PATIENCE,
         profile: None,
         accelerators: Accelerators::default(),

@@ -32,9 +32,14 @@ pub(super) fn run(
     }
     // The parent ends a trial that takes too long; here a busy machine must not look like a delegate that hangs.
     let deadline = Duration::from_secs(24 * 3600);
-    let accelerators = agent::Accelerators::default();
-    let settings =
-        ModelSettings { path: package, delegates: names, profile: None, deadline, accelerators };
+    let settings = ModelSettings {
+        path: package,
+        delegates: names,
+        threads: 1,
+        profile: None,
+        deadline,
+        accelerators: agent::Accelerators::default(),
+    };
     let report = agent::try_model(&settings, &labels, clock);
     let text = serde_json::to_string(&report).map_err(Failure::failed)?;
     writeln!(streams.out, "{text}")?;

@@ -19,6 +19,9 @@ pub trait Delegate: Send + Sync {
     /// [`Unavailable`] says what is missing and what to do.
     fn probe(&self) -> Result<DeviceInfo, Unavailable>;
 
+    /// Threads that segments compiled from now on may compute with. One that cannot use several ignores it.
+    fn use_threads(&self, _threads: usize) {}
+
     /// The nodes that this delegate can run. The partitioner makes convex segments of them.
     fn claim(&self, graph: &GraphView<'_>) -> NodeSet;
 

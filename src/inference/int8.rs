@@ -8,10 +8,10 @@ mod recipe;
 mod weights;
 mod window;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use ocelli_int8::{Engine, Input, Output, Shape};
+use ocelli_int8::{Engine, Input, Output, Pool, Shape};
 use smallvec::SmallVec;
 
 use self::recipe::Reader;
@@ -31,12 +31,14 @@ const ON_STACK: usize = 16;
 /// The delegate.
 pub(super) struct Int8 {
     clock: Arc<dyn Clock>,
+    /// Helpers of all segments, when there are to be any.
+    pool: Mutex<Option<Arc<Pool>>>,
 }
 
 impl Int8 {
     /// `clock` is asked between layers whether the deadline has passed; the session gives this delegate a distant one.
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock }
+        Self { clock, pool: Mutex::default() }
     }
 }
 
@@ -58,6 +60,17 @@ impl Delegate for Int8 {
         })
     }
 
+    fn use_threads(&self, threads: usize) {
+        let pool = match Pool::new(threads, |_| {}) {
+            Ok(pool) => (threads > 1).then(|| Arc::new(pool)),
+            Err(error) => {
+                log::warn!("delegate=int8 threads={threads}: computing with one thread: {error}");
+                None
+            }
+        };
+        *self.pool.lock().unwrap_or_else(PoisonError::into_inner) = pool;
+    }
+
     fn claim(&self, graph: &GraphView<'_>) -> NodeSet {
         let mut reader = Reader::new(graph);
         let mut claimed = NodeSet::default();
@@ -76,8 +89,11 @@ impl Delegate for Int8 {
 
     fn compile(&self, segment: &Segment<'_>) -> Result<Box<dyn CompiledSegment>, CompileError> {
         let lowered = lower::lower(segment.graph, segment.nodes, segment.io)?;
-        let engine = Engine::consume(lowered.graph)
+        let mut engine = Engine::consume(lowered.graph)
             .map_err(|error| CompileError::Refused(error.to_string()))?;
+        if let Some(pool) = &*self.pool.lock().unwrap_or_else(PoisonError::into_inner) {
+            engine.share(pool);
+        }
         let io = segment.io.clone();
         Ok(Box::new(Compiled { io, engine, reads: lowered.reads, clock: Arc::clone(&self.clock) }))
     }

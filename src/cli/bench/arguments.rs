@@ -22,7 +22,7 @@ agent's own threads: a 1280x720 YUYV frame, then the golden pictures as files.
   --delegates A,B    who may run it, in order of preference (default: all of this build; tract is always last)
   --plugin NAME=FILE[,KEY=VALUE…]
                      an accelerator's plug-in with its options, run by ocelli-npu-worker; it comes before the others
-  --threads N        threads for delegates that use several (default 1); int8 and tract use one
+  --threads N        threads for delegates that use several (default 1); tract uses one
   --runs N           runs that count (default 50)
   --warmup N         runs before, that do not count (default 5)
   --input FILE.npy   the input, float32 in the model's shape (default: random, the same each time)
