@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """ocelli bench beside onnxruntime and OpenVINO: same files, same input, same core, same run. `make bench-peers` runs it.
 
-usage: compare.py OCELLI_BINARY MODEL.onnx… [--runs N] [--rounds N] [--core N] [--build TEXT] [--doc FILE.md]
+usage: compare.py OCELLI_BINARY MODEL.onnx… [--runs N] [--rounds N] [--core N] [--threads N] [--build TEXT] [--doc FILE.md]
 Needs numpy, onnxruntime and openvino. Prints two Markdown tables, speed (minimum / median ms at batch 1 and one thread)
-and load; --doc puts them between the `figures` marks of a page. The peers take turns in rounds, so that a noisy minute
+and load; --doc puts them between the `figures` marks of a page, unless --threads asks for more than one thread: they
+then run on as many cores, the named one and those before it. The peers take turns in rounds, so that a noisy minute
 hits all of them; what is timed runs on one core, as root with real-time priority, so that nothing else gets in between.
 onnxruntime runs twice: as it is, and with session.x64quantprecision = 1. On x86 without VNNI its default saturates
 16-bit sums of u8 x s8 products: quicker, and its answers are then wrong.
@@ -50,11 +51,11 @@ def timed(run, runs):
     return times
 
 
-def onnxruntime_peer(path, x, exact):
+def onnxruntime_peer(path, x, exact, threads):
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     if exact:
         options.add_session_config_entry("session.x64quantprecision", "1")
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -62,10 +63,10 @@ def onnxruntime_peer(path, x, exact):
     return lambda: session.run(None, feed)
 
 
-def openvino_peer(path, x):
+def openvino_peer(path, x, threads):
     import openvino
 
-    config = {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+    config = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
     request = openvino.Core().compile_model(path, "CPU", config).create_infer_request()
     return lambda: request.infer([x])
 
@@ -78,7 +79,8 @@ def ocelli(arguments, *options):
 
 
 def ocelli_run(arguments, path, npy, runs, *options):
-    return json.loads(ocelli(arguments, path, "--input", npy, "--runs", str(runs), "--json", *options))
+    return json.loads(ocelli(arguments, path, "--input", npy, "--runs", str(runs), "--json", *options,
+                             "--threads", str(arguments.threads)))  # fmt: skip
 
 
 def name(path):
@@ -103,9 +105,9 @@ def picture(path):
 def speed(arguments, path, peak):
     x, outputs = picture(path)
     peers = {
-        "default": onnxruntime_peer(path, x, exact=False),
-        "exact": onnxruntime_peer(path, x, exact=True),
-        "OpenVINO": openvino_peer(path, x),
+        "default": onnxruntime_peer(path, x, False, arguments.threads),
+        "exact": onnxruntime_peer(path, x, True, arguments.threads),
+        "OpenVINO": openvino_peer(path, x, arguments.threads),
     }
     times = {peer: [] for peer in peers}
     mine = []
@@ -188,7 +190,7 @@ def child(path, npy):
     before = resident_mib("VmRSS")
     real_time(True)
     start = time.perf_counter()
-    onnxruntime_peer(path, x, exact=False)()
+    onnxruntime_peer(path, x, False, 1)()
     spent = (time.perf_counter() - start) * 1e3
     real_time(False)
     print(json.dumps({"load_ms": spent, "rss_mib": resident_mib("VmHWM") - before}))
@@ -228,10 +230,12 @@ def main():
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--core", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--build", default="release profile", help="how the binary was built, for the page")
     parser.add_argument("--doc")
     arguments = parser.parse_args()
-    os.sched_setaffinity(0, {arguments.core})
+    cores = {arguments.core - nth for nth in range(arguments.threads)}
+    os.sched_setaffinity(0, cores)
     import onnxruntime as ort
     import openvino
 
@@ -244,7 +248,7 @@ def main():
         print(speeds[-1], loads[-1], file=sys.stderr, flush=True)
     version = subprocess.run([arguments.binary, "--version"], check=True, stdout=subprocess.PIPE, text=True).stdout
     about = (
-        f"{datetime.date.today()}, {machine()}, pinned to one core, one thread, load average {before:.1f} before and "
+        f"{datetime.date.today()}, {machine()}, pinned to {len(cores)} core(s) and as many threads, load average {before:.1f} before and "
         f"{os.getloadavg()[0]:.1f} after. {version.strip()} ({arguments.build}), onnxruntime {ort.__version__}, OpenVINO "
         f"{openvino.__version__.split('-')[0]}. {arguments.rounds} rounds of {arguments.runs} runs. Minimum / median, ms. "
         f"Peak: {peak / 1e9:.0f} GMAC/s."
@@ -264,7 +268,7 @@ def main():
         ]
     )  # fmt: skip
     print(text)
-    if arguments.doc:
+    if arguments.doc and arguments.threads == 1:
         with open(arguments.doc) as file:
             page = file.read()
         start, rest = page.split(BEGIN)

@@ -1,6 +1,7 @@
 #!/bin/sh
 # int8 nets through ocelli, onnxruntime and OpenVINO on one core; writes the tables of docs/performance.md.
 #   benches/peers.sh [core] [more options of compare.py]
+# With `--threads 2` on two cores, [core] and the one before; that table is printed only.
 # The nets: the zoo's, and known shapes with random weights from models/recipes/shapes.py (kept in target/shapes).
 # OCELLI names a binary to measure instead of building the release one; then say with --build how it was built.
 # PEERS names a Python that has numpy, onnx, onnxruntime, openvino and sympy, instead of installing them.

@@ -20,6 +20,8 @@ type Arena<'a> = &'a [Cell<u8>];
 
 /// Chunks for each thread: enough that one that gets half its core holds up little.
 const CHUNKS: usize = 6;
+/// Multiplications of a chunk at least, where there is a choice: some microseconds.
+const CHUNK_MACS: usize = 150_000;
 /// Layers with fewer multiplications are done before a helper has heard of them.
 const FEWEST_MACS: usize = 400_000;
 /// Channels of a chunk are a multiple of this.
@@ -62,11 +64,10 @@ impl Team {
     }
 
     /// Into how many parts each of `whole` chunks of a layer is best cut.
-    fn parts(&self, whole: usize, most: usize) -> usize {
-        match &self.pool {
-            None => 1,
-            Some(pool) => (CHUNKS * pool.threads()).div_ceil(whole.max(1)).clamp(1, most.max(1)),
-        }
+    fn parts(&self, whole: usize, most: usize, macs: usize) -> usize {
+        let Some(pool) = &self.pool else { return 1 };
+        let chunks = (CHUNKS * pool.threads()).min(macs / CHUNK_MACS).max(pool.threads());
+        chunks.div_ceil(whole.max(1)).clamp(1, most.max(1))
     }
 
     /// Does all chunks of a layer.
@@ -109,8 +110,8 @@ pub(crate) fn convolve(conv: &ConvStep, kernels: &Kernels, arena: Arena<'_>, tea
     let pixels = conv.y.shape.pixels();
     let (panels, groups) = (pixels.div_ceil(conv.rows), conv.groups.len());
     let per_group = channels / groups;
-    let parts = team.parts(images * panels * groups, per_group.div_ceil(PART));
     let macs = images * pixels * channels * conv.groups[0].0.depth_given;
+    let parts = team.parts(images * panels * groups, per_group.div_ceil(PART), macs);
     let extents = [images, panels, groups, parts];
     // SAFETY: a chunk writes its own channels of its own pixels of the output, and reads other tensors.
     unsafe {
@@ -190,9 +191,9 @@ fn tiles(
     let per_group = (x.shape.c / groups, y.shape.c / groups);
     let count: usize = form.tiles(y.shape).iter().product();
     let batches = count.div_ceil(TILES);
-    // Every part transforms the inputs again, so parts are few.
-    let parts = team.parts(images * batches * groups, (per_group.1 / 128).max(1));
     let macs = y.shape.pixels() * images * y.shape.c * conv.groups[0].0.depth_given;
+    // Every part transforms the inputs again, so parts are few.
+    let parts = team.parts(images * batches * groups, (per_group.1 / 128).max(1), macs);
     let extents = [images, batches, groups, parts];
     // SAFETY: a chunk writes its own channels of its own tiles of the output, and reads other tensors.
     unsafe {
@@ -249,10 +250,10 @@ pub(crate) fn depthwise(
 ) {
     let Shape { n: images, h: height, w: width, c: channels } = conv.y.shape;
     // Pairs of rows share what they load.
-    let parts = team.parts(images, height.div_ceil(2));
+    let macs = images * height * width * channels * conv.window.taps();
+    let parts = team.parts(images, height.div_ceil(2), macs);
     let rows = height.div_ceil(parts).next_multiple_of(if parts > 1 { 2 } else { 1 });
     let extents = [images, height.div_ceil(rows)];
-    let macs = images * height * width * channels * conv.window.taps();
     // SAFETY: a chunk writes its own rows of the output, and reads another tensor.
     unsafe {
         team.each(extents.iter().product(), macs, |_, chunk| {

@@ -1,5 +1,6 @@
 //! Threads that help with a layer. A layer is cut into chunks, more than there are threads; whoever is free takes the
-//! next one, so that a helper that gets little of its core takes few.
+//! next one, so that a helper that gets little of its core takes few. The caller takes chunks from the front, helpers
+//! from the back: from layer to layer a thread meets what it has written itself, in its own cache.
 //!
 //! Helpers spin for a moment after the last chunk, because the next layer is near, and park then. A helper that the
 //! system takes off its core in the middle of a chunk holds the layer up: after that the caller works alone for a
@@ -7,6 +8,7 @@
 
 use std::any::Any;
 use std::cell::UnsafeCell;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,10 +49,10 @@ pub struct Pool {
 }
 
 struct Shared {
-    /// Number of the job in the upper half, chunks that nobody has taken in the lower. Whoever counts the lower half
-    /// down owns the chunk of the new number, and with it a share in the job until `done` counts it.
-    state: AtomicU64,
-    done: AtomicUsize,
+    /// Number of the job (upper half), and the range of chunks that nobody has taken: end and start, 16 bits each.
+    /// Whoever takes a chunk off the range owns it, and with it a share in the job until `done` counts it.
+    state: Line<AtomicU64>,
+    done: Line<AtomicUsize>,
     job: UnsafeCell<Option<Job>>,
     parked: Vec<AtomicBool>,
     stop: AtomicBool,
@@ -61,6 +63,19 @@ impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shared").field("state", &self.state).finish_non_exhaustive()
     }
+}
+
+/// On cache lines of its own.
+#[repr(align(128))]
+#[derive(Debug)]
+struct Line<T>(T);
+
+/// Most chunks of a job.
+const MOST: usize = 0xffff;
+
+/// The chunks of a state that nobody has taken.
+fn left(state: u64) -> Range<u64> {
+    state & 0xffff..state >> 16 & 0xffff
 }
 
 /// What is done with a thread's number and a chunk's.
@@ -84,8 +99,8 @@ impl Pool {
     ) -> std::io::Result<Self> {
         let threads = threads.clamp(1, 64);
         let shared = Arc::new(Shared {
-            state: AtomicU64::new(0),
-            done: AtomicUsize::new(0),
+            state: Line(AtomicU64::new(0)),
+            done: Line(AtomicUsize::new(0)),
             job: UnsafeCell::new(None),
             parked: (1..threads).map(|_| AtomicBool::new(false)).collect(),
             stop: AtomicBool::new(false),
@@ -119,7 +134,7 @@ impl Pool {
         self.helpers.len() + 1
     }
 
-    /// Does all `chunks`, each once, with the scratch memory of the thread that takes it, and returns when all are
+    /// Does all `chunks`, each once (the caller alone if there are more than 65 535), with the scratch memory of the thread that takes it, and returns when all are
     /// done. There is one scratch for each thread, or the helpers are left out.
     ///
     /// # Safety
@@ -134,7 +149,7 @@ impl Pool {
         scratch: &mut [S],
         work: impl Fn(&mut S, usize),
     ) {
-        let alone = chunks < 2
+        let alone = !(2..=MOST).contains(&chunks)
             || scratch.len() < self.threads()
             || self.rests()
             || self.taken.swap(true, Ordering::Acquire);
@@ -146,16 +161,16 @@ impl Pool {
         // SAFETY: a thread's number is below `threads()`, and each thread does one chunk at a time.
         let job = |thread: usize, chunk: usize| work(unsafe { &mut *scratch.add(thread) }, chunk);
         let job: &dyn Fn(usize, usize) = &job;
-        self.shared.done.store(0, Ordering::Relaxed);
+        self.shared.done.0.store(0, Ordering::Relaxed);
         // SAFETY: nobody owns a chunk of the job before. The lifetime ends when this function does, and by then all
         // chunks are done: nobody reads the pointer without owning one.
         unsafe {
             *self.shared.job.get() =
                 Some(std::mem::transmute::<*const (dyn Fn(usize, usize) + '_), Job>(job));
         }
-        let before = self.shared.state.load(Ordering::Relaxed) >> 32;
-        let state = (before.wrapping_add(1) << 32) | chunks as u64;
-        self.shared.state.store(state, Ordering::SeqCst);
+        let before = self.shared.state.0.load(Ordering::Relaxed) >> 32;
+        let state = (before.wrapping_add(1) << 32) | (chunks as u64) << 16;
+        self.shared.state.0.store(state, Ordering::SeqCst);
         for (parked, thread) in self.shared.parked.iter().zip(&self.threads) {
             if parked.load(Ordering::SeqCst) && parked.swap(false, Ordering::SeqCst) {
                 thread.unpark();
@@ -182,7 +197,7 @@ impl Pool {
     /// Waits for chunks that helpers have taken.
     fn wait(&self, chunks: usize) {
         let mut turns = 0;
-        while self.shared.done.load(Ordering::Acquire) < chunks {
+        while self.shared.done.0.load(Ordering::Acquire) < chunks {
             turns += 1;
             if turns < PATIENCE {
                 std::hint::spin_loop();
@@ -219,21 +234,25 @@ impl Drop for Pool {
 impl Shared {
     /// Takes a chunk and does it; false when there is none.
     fn take(&self, thread: usize) -> bool {
-        let mut state = self.state.load(Ordering::Acquire);
+        let mut state = self.state.0.load(Ordering::Acquire);
         loop {
-            let left = state & u64::from(u32::MAX);
-            if left == 0 {
+            let left = left(state);
+            if left.is_empty() {
                 return false;
             }
+            let (chunk, taken) = match thread {
+                0 => (left.start, state + 1),
+                _ => (left.end - 1, state - (1 << 16)),
+            };
             // The number of the job is part of the comparison: a chunk of another job is never taken by mistake.
-            match self.state.compare_exchange_weak(
+            match self.state.0.compare_exchange_weak(
                 state,
-                state - 1,
+                taken,
                 Ordering::AcqRel,
                 Ordering::Acquire,
             ) {
                 Ok(_) => {
-                    self.work(thread, left as usize - 1);
+                    self.work(thread, chunk as usize);
                     return true;
                 }
                 Err(now) => state = now,
@@ -248,7 +267,7 @@ impl Shared {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| job(thread, chunk))) {
             *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
         }
-        self.done.fetch_add(1, Ordering::Release);
+        self.done.0.fetch_add(1, Ordering::Release);
     }
 
     fn help(&self, helper: usize) {
@@ -267,7 +286,7 @@ impl Shared {
             idle = 0;
             parked.store(true, Ordering::SeqCst);
             // A job that came meanwhile was published before its caller looked at `parked`, or is seen here.
-            let waits = self.state.load(Ordering::SeqCst) & u64::from(u32::MAX) == 0;
+            let waits = left(self.state.0.load(Ordering::SeqCst)).is_empty();
             if waits && !self.stop.load(Ordering::SeqCst) {
                 thread::park();
             }
