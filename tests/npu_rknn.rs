@@ -101,6 +101,7 @@ impl Packed {
             path: self.folder.path().to_owned(),
             delegates: vec!["rknn".to_owned(), "int8".to_owned()],
             profile: None,
+            threads: 1,
             deadline: Duration::from_secs(60),
             accelerators: Accelerators {
                 plugins: vec![settings],

@@ -110,7 +110,7 @@ END
     cat >"$folder/bochsrc" <<END
 display_library: nogui
 cpu: model=$model, ips=100000000
-memory: guest=512, host=512
+memory: guest=2048, host=2048
 romimage: file=/usr/share/bochs/BIOS-bochs-latest
 vgaromimage: file=/usr/share/vgabios/vgabios.bin
 ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14

@@ -1,6 +1,8 @@
 //! Convolutions as calls of kernels: cut into chunks, which the threads of a pool may share.
 //!
-//! A chunk is some pixels of the output, or some of their channels: no two write the same byte.
+//! A chunk is some pixels of the output, or some of their channels: no two write the same byte, and none depends on what
+//! another one writes. Vector loads may cover neighbouring channels that another chunk is writing; machine code (the
+//! intrinsics' loads) then sees old bytes or new ones, and drops them or multiplies them by zero.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -73,7 +75,7 @@ impl Team {
     /// Does all chunks of a layer.
     ///
     /// # Safety
-    /// No two chunks write the same byte, and none reads what another one writes.
+    /// No two chunks write the same byte, and none depends on what another one writes.
     unsafe fn each(&mut self, chunks: usize, macs: usize, work: impl Fn(&mut Scratch, usize)) {
         match &self.pool {
             Some(pool) if macs >= FEWEST_MACS => {
