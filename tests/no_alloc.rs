@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use ocelli::camera::{Camera, CameraError, CameraInfo, Capture};
+use ocelli::camera::{Camera, CameraError, CameraInfo, Capture, Sink};
 use ocelli::clock::{Clock, SystemClock};
 use ocelli::detection::Findings;
-use ocelli::frame::{Frame, PixelFormat};
+use ocelli::frame::PixelFormat;
 use ocelli::pipeline::{self, Detector, Gate, Network, NetworkError, Pipeline, Stream};
 use ocelli::tensor::{ElementType, TensorSpec, TensorView, Values};
 use ocelli::vision::postprocess::head;
@@ -70,7 +70,8 @@ impl Camera for Synthetic {
         &self.0
     }
 
-    fn capture(&mut self, frame: &mut Frame, _: Duration) -> Result<Capture, CameraError> {
+    fn capture(&mut self, sink: &mut dyn Sink, _: Duration) -> Result<Capture, CameraError> {
+        let Some(frame) = sink.buffer() else { return Ok(Capture::Unwanted) };
         frame.data.resize(640 * 480 * 2, 0);
         frame.data.fill(self.1 as u8);
         (frame.width, frame.height, frame.stride) = (640, 480, 640 * 2);

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use ocelli::agent::WatchdogLimits;
 use ocelli::agent::watchdog::{Notifier, Progress};
-use ocelli::camera::{Camera, CameraError, CameraInfo, Capture};
+use ocelli::camera::{Camera, CameraError, CameraInfo, Capture, Sink};
 use ocelli::clock::{Clock, SystemClock};
 use ocelli::detection::Findings;
 use ocelli::frame::{Frame, PixelFormat};
@@ -40,7 +40,8 @@ impl Camera for SteadyCamera {
         &self.0
     }
 
-    fn capture(&mut self, frame: &mut Frame, _: Duration) -> Result<Capture, CameraError> {
+    fn capture(&mut self, sink: &mut dyn Sink, _: Duration) -> Result<Capture, CameraError> {
+        let Some(frame) = sink.buffer() else { return Ok(Capture::Unwanted) };
         frame.number = self.1;
         self.1 += 1;
         Ok(Capture::Frame)

@@ -32,6 +32,18 @@ pub struct CameraInfo {
     pub fps: Option<f32>,
 }
 
+/// Where a camera puts a frame. A [`Frame`] takes every one.
+pub trait Sink {
+    /// The buffer for a frame that has come, asked for once it is there; `None`: it is not wanted, and nothing is copied.
+    fn buffer(&mut self) -> Option<&mut Frame>;
+}
+
+impl Sink for Frame {
+    fn buffer(&mut self) -> Option<&mut Frame> {
+        Some(self)
+    }
+}
+
 /// A source of frames.
 ///
 /// `capture` blocks for at most `timeout`, so that the caller can stop and can feed its watchdog.
@@ -39,12 +51,12 @@ pub trait Camera: Send {
     /// What the camera delivers. May change after [`Capture::Restarted`].
     fn info(&self) -> &CameraInfo;
 
-    /// Waits for the next frame and copies it into `frame`, whose buffer is reused.
+    /// Waits for the next frame and copies it into the buffer of `sink`, which is reused.
     ///
     /// # Errors
     /// [`CameraError`] names the device, the format and the cure. After a recoverable error the next call tries
     /// to reopen the source; the caller decides how long to wait between calls.
-    fn capture(&mut self, frame: &mut Frame, timeout: Duration) -> Result<Capture, CameraError>;
+    fn capture(&mut self, sink: &mut dyn Sink, timeout: Duration) -> Result<Capture, CameraError>;
 
     /// Frames that arrived damaged and were skipped, since the camera was opened.
     fn frames_damaged(&self) -> u64 {
@@ -60,6 +72,8 @@ pub enum Capture {
     Frame,
     /// A frame, after the source was reopened; format or size may differ from before.
     Restarted,
+    /// A frame that the sink did not want.
+    Unwanted,
     /// Nothing yet.
     TimedOut,
     /// Nothing, ever again: a folder without `loop` is through.

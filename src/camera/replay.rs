@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use crate::camera::schedule::Schedule;
 use crate::camera::{
-    Camera, CameraError, CameraInfo, Capture, Loop, MAX_FPS, MAX_PIXELS, Settings, jpeg,
+    Camera, CameraError, CameraInfo, Capture, Loop, MAX_FPS, MAX_PIXELS, Settings, Sink, jpeg,
 };
 use crate::clock::Clock;
-use crate::frame::{Frame, PixelFormat};
+use crate::frame::PixelFormat;
 
 /// Largest picture file, bytes.
 pub const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -174,7 +174,7 @@ impl Camera for ReplayCamera {
         &self.info
     }
 
-    fn capture(&mut self, frame: &mut Frame, timeout: Duration) -> Result<Capture, CameraError> {
+    fn capture(&mut self, sink: &mut dyn Sink, timeout: Duration) -> Result<Capture, CameraError> {
         if self.next == self.pictures.len() {
             match self.looped {
                 Loop::Once => return Ok(Capture::Ended),
@@ -194,12 +194,17 @@ impl Camera for ReplayCamera {
         // A picture that fails has had its turn: the next call goes on with the next one.
         let index = self.next;
         self.next += 1;
+        let number = self.delivered;
+        let Some(frame) = sink.buffer() else {
+            self.delivered += 1;
+            return Ok(Capture::Unwanted);
+        };
         (frame.captured, frame.captured_at) = (self.clock.now(), self.clock.wall());
         let layout = self.picture(index, &mut frame.data).inspect_err(|_| self.damaged += 1)?;
         self.describe(layout);
         (frame.format, frame.width, frame.height, frame.stride) =
             (layout.format, layout.width, layout.height, layout.stride);
-        frame.number = self.delivered;
+        frame.number = number;
         self.delivered += 1;
         Ok(Capture::Frame)
     }

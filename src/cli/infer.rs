@@ -117,7 +117,7 @@ fn read(picture: &Path, clock: Arc<dyn Clock>) -> Result<Frame, Failure> {
     let captured = camera.and_then(|mut camera| camera.capture(&mut frame, Duration::ZERO));
     match captured.map_err(not_read)? {
         Capture::Frame | Capture::Restarted => Ok(frame),
-        Capture::TimedOut | Capture::Ended => Err(Failure::Failed(format!(
+        Capture::Unwanted | Capture::TimedOut | Capture::Ended => Err(Failure::Failed(format!(
             "{}: holds no picture; give a JPEG or PNG file",
             name(picture)
         ))),

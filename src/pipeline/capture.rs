@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::camera::{Camera, CameraError, Capture};
+use crate::camera::{Camera, CameraError, Capture, Sink};
 use crate::frame::Frame;
 use crate::pipeline::backoff::Backoff;
 use crate::pipeline::inference::panic_message;
@@ -19,6 +19,7 @@ pub(super) struct Capturer {
     shared: Arc<Shared>,
     index: usize,
     open: OpenCamera,
+    /// Empty between two frames of a stream that runs freely.
     frame: Frame,
     pacer: Pacer,
     backoff: Backoff,
@@ -81,11 +82,15 @@ impl Capturer {
                 self.stream().wake.wait(wait.min(TICK));
                 continue;
             }
-            let captured = open.capture(&mut self.frame, TICK);
+            let captured = open.capture(self, TICK);
             let seen = open.frames_damaged();
             self.note_damaged(seen);
             match captured {
                 Ok(Capture::Frame | Capture::Restarted) => self.use_frame(),
+                Ok(Capture::Unwanted) => {
+                    self.be_streaming();
+                    self.stream().telemetry.rate_limited.add_one();
+                }
                 Ok(Capture::TimedOut) => {}
                 Ok(Capture::Ended) => {
                     log::info!("camera ended stream={}", self.stream().name);
@@ -120,12 +125,8 @@ impl Capturer {
     /// Answers snapshot requests and offers the frame, if gate and rate let it through.
     fn use_frame(&mut self) {
         let now = self.shared.clock.now();
-        self.backoff.succeed();
-        if !self.streaming {
-            self.tell(CameraState::Streaming);
-        }
+        self.be_streaming();
         let stream = &self.shared.streams[self.index];
-        stream.telemetry.captured.add_one();
         if stream.snapshots.pending() {
             for request in stream.snapshots.take() {
                 // Who asked may have given up.
@@ -146,6 +147,19 @@ impl Capturer {
         if self.shared.frames.offer(self.index, &mut self.frame, now) == Offer::Replaced {
             stream.telemetry.dropped.add_one();
         }
+        if stream.gate == Gate::Open {
+            // Grown for a snapshot beside the two that go round.
+            self.frame.data = Vec::new();
+        }
+    }
+
+    /// Notes that the camera brought a frame.
+    fn be_streaming(&mut self) {
+        self.backoff.succeed();
+        if !self.streaming {
+            self.tell(CameraState::Streaming);
+        }
+        self.stream().telemetry.captured.add_one();
     }
 
     fn be_without_camera(&mut self, error: &CameraError) {
@@ -191,6 +205,27 @@ impl Capturer {
             }
             self.stream().wake.wait(left.min(TICK));
         }
+    }
+}
+
+impl Sink for Capturer {
+    /// A frame that comes too early is not copied. One that will be offered goes into the buffer of the frame that it replaces.
+    fn buffer(&mut self) -> Option<&mut Frame> {
+        let stream = &self.shared.streams[self.index];
+        // Behind a trigger a waiting frame answers an edge, and stays until the next edge is answered.
+        if stream.gate == Gate::Open {
+            if self.pacer.is_due(self.shared.clock.now(), stream.limit.interval()) {
+                if self.frame.data.capacity() == 0
+                    && self.shared.frames.reclaim(self.index, &mut self.frame, TICK)
+                        == Offer::Replaced
+                {
+                    stream.telemetry.dropped.add_one();
+                }
+            } else if !stream.snapshots.pending() {
+                return None;
+            }
+        }
+        Some(&mut self.frame)
     }
 }
 

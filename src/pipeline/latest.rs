@@ -1,6 +1,6 @@
 //! The newest frame of each stream, between the capture threads and the inference thread. Drop-oldest.
 //!
-//! Three buffers a stream go round by swapping: one is being filled, one waits here, one is being looked at.
+//! Two buffers a stream go round: one waits here, or is taken back to be filled anew, and one is being looked at.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use crate::frame::Frame;
 pub(super) struct LatestFrames {
     places: Mutex<Places>,
     changed: Condvar,
+    taken: Condvar,
 }
 
 #[derive(Debug)]
@@ -19,6 +20,8 @@ struct Places {
     streams: Vec<Place>,
     /// Stream that is asked first next time.
     next: usize,
+    /// Threads that wait for a frame.
+    takers: usize,
 }
 
 #[derive(Debug)]
@@ -29,13 +32,13 @@ struct Place {
     open: bool,
 }
 
-/// What became of an offered frame.
+/// What became of a frame that was offered or taken back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Offer {
-    /// It waits.
+    /// No other one was lost.
     Stored,
-    /// It waits in place of an older one that nobody looked at.
+    /// An older one, which nobody looked at, was lost.
     Replaced,
 }
 
@@ -60,7 +63,21 @@ impl LatestFrames {
     pub(super) fn new(streams: usize, now: Instant) -> Self {
         let place = || Place { frame: Frame::empty(now), offered: now, waiting: false, open: true };
         let streams = std::iter::repeat_with(place).take(streams).collect();
-        Self { places: Mutex::new(Places { streams, next: 0 }), changed: Condvar::new() }
+        let places = Mutex::new(Places { streams, next: 0, takers: 0 });
+        Self { places, changed: Condvar::new(), taken: Condvar::new() }
+    }
+
+    /// Takes a stream's buffer out of its place to be filled anew, and says whether a frame was lost with it.
+    ///
+    /// A frame that somebody waits for is left to him first, for `patience` at most: a source without a pace of its own would
+    /// else take back each frame before it is seen.
+    pub(super) fn reclaim(&self, stream: usize, frame: &mut Frame, patience: Duration) -> Offer {
+        let wanted = |places: &mut Places| places.streams[stream].waiting && places.takers > 0;
+        let waited = self.taken.wait_timeout_while(self.lock(), patience, wanted);
+        let (mut places, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let place = &mut places.streams[stream];
+        std::mem::swap(&mut place.frame, frame);
+        if std::mem::take(&mut place.waiting) { Offer::Replaced } else { Offer::Stored }
     }
 
     /// Puts a frame into its stream's place; the caller gets another buffer to fill.
@@ -81,8 +98,12 @@ impl LatestFrames {
             places.streams.iter().all(|place| !place.waiting)
                 && places.streams.iter().any(|place| place.open)
         };
-        let waited = self.changed.wait_timeout_while(self.lock(), timeout, idle);
+        let mut places = self.lock();
+        places.takers += 1;
+        let waited = self.changed.wait_timeout_while(places, timeout, idle);
         let (mut places, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        places.takers -= 1;
+        self.taken.notify_all();
         let count = places.streams.len();
         let order = (0..count).map(|step| (places.next + step) % count);
         let Some(stream) = order.into_iter().find(|&index| places.streams[index].waiting) else {
@@ -133,6 +154,49 @@ mod tests {
         assert_eq!(taken, Taken::Frame { stream: 0, offered: now });
         assert_eq!(looked_at[0].number, 2);
         assert_eq!(latest.take(&mut looked_at, Duration::ZERO), Taken::Nothing);
+    }
+
+    #[test]
+    fn a_frame_is_filled_in_the_place_of_one_that_nobody_looked_at() {
+        let now = Instant::now();
+        let latest = LatestFrames::new(1, now);
+        let reclaim = |frame: &mut Frame| latest.reclaim(0, frame, Duration::ZERO);
+        let mut filling = Frame::empty(now);
+        assert_eq!(reclaim(&mut filling), Offer::Stored);
+        filling = frame(1, now);
+        let first_buffer = filling.data.as_ptr();
+        assert_eq!(latest.offer(0, &mut filling, now), Offer::Stored);
+        assert_eq!(reclaim(&mut filling), Offer::Replaced);
+        assert_eq!(filling.data.as_ptr(), first_buffer);
+        let mut looked_at = [Frame::empty(now)];
+        assert_eq!(
+            latest.take(&mut looked_at, Duration::ZERO),
+            Taken::Nothing,
+            "it is being filled"
+        );
+        filling.number = 2;
+        assert_eq!(latest.offer(0, &mut filling, now), Offer::Stored);
+        assert!(matches!(latest.take(&mut looked_at, Duration::ZERO), Taken::Frame { .. }));
+        assert_eq!((looked_at[0].number, looked_at[0].data.as_ptr()), (2, first_buffer));
+    }
+
+    #[test]
+    fn a_source_without_a_pace_takes_no_frame_from_who_waits_for_it() {
+        const LONG: Duration = Duration::from_secs(60);
+        let now = Instant::now();
+        let latest = LatestFrames::new(1, now);
+        for number in 0..100 {
+            let mut filling = frame(number, now);
+            std::thread::scope(|threads| {
+                let taker = threads.spawn(|| latest.take(&mut [Frame::empty(now)], LONG));
+                while latest.lock().takers == 0 {
+                    std::thread::yield_now();
+                }
+                assert_eq!(latest.offer(0, &mut filling, now), Offer::Stored);
+                assert_eq!(latest.reclaim(0, &mut filling, LONG), Offer::Stored);
+                assert!(matches!(taker.join().unwrap(), Taken::Frame { .. }));
+            });
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use ocelli_protocol::message::{Detection, Findings, ModelId};
 
 use super::*;
-use crate::camera::{CameraInfo, Capture};
+use crate::camera::{CameraInfo, Capture, Sink};
 use crate::clock::{SystemClock, UnixTime};
 use crate::detection::BoundingBox;
 use crate::frame::PixelFormat;
@@ -43,12 +43,13 @@ impl Camera for ScriptedCamera {
         &self.info
     }
 
-    fn capture(&mut self, frame: &mut Frame, timeout: Duration) -> Result<Capture, CameraError> {
+    fn capture(&mut self, sink: &mut dyn Sink, timeout: Duration) -> Result<Capture, CameraError> {
         let error = || ("fake".to_owned(), "as told".to_owned(), "tell otherwise".to_owned());
         let step = self.steps.lock().unwrap().recv_timeout(timeout);
         match step {
             Ok(step @ (Step::Frame | Step::BadFrame)) => {
                 let number = self.number.fetch_add(1, Ordering::SeqCst);
+                let Some(frame) = sink.buffer() else { return Ok(Capture::Unwanted) };
                 frame.data.clear();
                 frame.data.resize(16, if step == Step::Frame { (number % 200) as u8 } else { 255 });
                 (frame.width, frame.height, frame.stride) = (4, 4, 4);

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::clock::{SystemClock, UnixTime};
+use crate::frame::Frame;
 
 /// A clock that stands until it is moved.
 struct ManualClock {

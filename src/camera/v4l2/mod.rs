@@ -18,9 +18,9 @@ use self::device::{Connector, Device, FourCc, Interval, Layout, Readiness, Role,
 use self::fault::{Step, explain};
 use self::format::{Mode, Native, Wanted, choose, interval_for, nearest};
 use self::stream::{Numbering, Stream};
-use crate::camera::{Camera, CameraError, CameraInfo, Capture, MAX_PIXELS, Settings};
+use crate::camera::{Camera, CameraError, CameraInfo, Capture, MAX_PIXELS, Settings, Sink};
 use crate::clock::{Clock, UnixTime};
-use crate::frame::{Frame, PixelFormat};
+use crate::frame::PixelFormat;
 
 /// Buffers in the driver: one is being filled, one waits, one covers a late capture thread. Each is a whole picture of memory.
 const BUFFERS: u32 = 3;
@@ -221,7 +221,7 @@ impl V4l2Camera {
     }
 
     /// Takes the filled buffer, if it is good. The device must be closed after an error.
-    fn take(&mut self, frame: &mut Frame) -> Result<Taken, CameraError> {
+    fn take(&mut self, sink: &mut dyn Sink) -> Result<Taken, CameraError> {
         let Some(stream) = &mut self.stream else { return Ok(Taken::Nothing) };
         let filled = match stream.device.dequeue() {
             Ok(filled) => filled,
@@ -230,16 +230,22 @@ impl V4l2Camera {
         };
         // Numbered also when damaged: the gap tells that a frame is missing.
         let number = self.numbering.number(filled.sequence);
-        let good = !filled.corrupt && stream.copy(&filled, frame);
+        let mut frame = if filled.corrupt { None } else { sink.buffer() };
+        let unwanted = !filled.corrupt && frame.is_none();
+        let good = frame.as_mut().is_some_and(|frame| stream.copy(&filled, frame));
         if let Err(error) = stream.device.requeue(filled.buffer) {
             return Err(self.fault(Step::Capture, &error));
         }
-        if !good {
+        let now = self.clock.now();
+        if unwanted {
+            stream.alive = now;
+            return Ok(Taken::Unwanted);
+        }
+        let Some(frame) = frame.filter(|_| good) else {
             self.damaged += 1;
             log::debug!("camera={} frame={number} skipped=damaged", self.info.source);
             return Ok(Taken::Damaged);
-        }
-        let now = self.clock.now();
+        };
         stream.alive = now;
         let age = filled.age.filter(|age| *age <= MAX_AGE).unwrap_or_default();
         frame.captured = now.checked_sub(age).unwrap_or(now);
@@ -258,7 +264,7 @@ impl V4l2Camera {
     }
 
     /// Waits for frames until one is good.
-    fn wait(&mut self, frame: &mut Frame, deadline: Instant) -> Result<Capture, CameraError> {
+    fn wait(&mut self, sink: &mut dyn Sink, deadline: Instant) -> Result<Capture, CameraError> {
         loop {
             let Some(stream) = &mut self.stream else { return Ok(Capture::TimedOut) };
             // Polled once even when the deadline has passed, and never beyond the stall.
@@ -268,13 +274,14 @@ impl V4l2Camera {
             let readiness = readiness.map_err(|error| self.fault(Step::Capture, &error))?;
             let taken = match readiness {
                 Readiness::TimedOut => Taken::Nothing,
-                Readiness::Filled | Readiness::Broken => self.take(frame)?,
+                Readiness::Filled | Readiness::Broken => self.take(sink)?,
             };
             let failed = match (readiness, taken) {
                 (_, Taken::Frame) => {
                     let first_again = std::mem::take(&mut self.reopened);
                     return Ok(if first_again { Capture::Restarted } else { Capture::Frame });
                 }
+                (_, Taken::Unwanted) => return Ok(Capture::Unwanted),
                 (Readiness::Broken, Taken::Nothing) => Some(libc::EIO),
                 _ if self.stalled() => Some(libc::ETIMEDOUT),
                 _ => None,
@@ -308,6 +315,7 @@ fn wanted_size(settings: &Settings) -> Size {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Taken {
     Frame,
+    Unwanted,
     Damaged,
     Nothing,
 }
@@ -317,14 +325,14 @@ impl Camera for V4l2Camera {
         &self.info
     }
 
-    fn capture(&mut self, frame: &mut Frame, timeout: Duration) -> Result<Capture, CameraError> {
+    fn capture(&mut self, sink: &mut dyn Sink, timeout: Duration) -> Result<Capture, CameraError> {
         let deadline = self.clock.now() + timeout;
         if self.stream.is_none() {
             self.stream = Some(self.start()?);
             self.reopened = true;
         }
         // Closed at once: as long as it is open, a device that is plugged in again gets another name.
-        self.wait(frame, deadline).inspect_err(|_| self.stream = None)
+        self.wait(sink, deadline).inspect_err(|_| self.stream = None)
     }
 
     fn frames_damaged(&self) -> u64 {

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard};
 use super::device::{Filled, Identity, IntervalRange, Payload};
 use super::*;
 use crate::clock::SystemClock;
+use crate::frame::Frame;
 
 /// A device as the script of a test has it, shared between test and camera.
 struct World {
@@ -267,6 +268,22 @@ fn asks_for_the_best_mode_and_delivers_its_frames() {
     );
     assert_eq!(two.captured_at, UnixTime::from_micros(49_970_000));
     assert_eq!(script.world().queued, i64::from(BUFFERS), "every buffer is given back");
+}
+
+#[test]
+fn a_frame_that_nobody_wants_is_given_back_and_counted() {
+    struct Refusing;
+    impl Sink for Refusing {
+        fn buffer(&mut self) -> Option<&mut Frame> {
+            None
+        }
+    }
+    let script = Script::new();
+    let mut camera = script.open().unwrap();
+    script.plays([frame(3), frame(4)]);
+    assert_eq!(camera.capture(&mut Refusing, SECOND).unwrap(), Capture::Unwanted);
+    assert_eq!(script.world().queued, i64::from(BUFFERS), "the buffer is given back");
+    assert_eq!((capture(&mut camera).unwrap().1.number, camera.frames_damaged()), (1, 0));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::agent::{self, Loaded};
-use crate::camera::{Camera, CameraError, CameraInfo, Capture};
+use crate::camera::{Camera, CameraError, CameraInfo, Capture, Sink};
 use crate::clock::Clock;
 use crate::frame::{Frame, PixelFormat};
 use crate::model::GoldenSample;
@@ -292,7 +292,7 @@ impl Camera for BenchCamera {
         &self.info
     }
 
-    fn capture(&mut self, frame: &mut Frame, timeout: Duration) -> Result<Capture, CameraError> {
+    fn capture(&mut self, sink: &mut dyn Sink, timeout: Duration) -> Result<Capture, CameraError> {
         let source = match self.waiting.recv_timeout(timeout) {
             Ok(source) => source,
             Err(RecvTimeoutError::Timeout) => return Ok(Capture::TimedOut),
@@ -300,6 +300,7 @@ impl Camera for BenchCamera {
         };
         let captured = self.clock.now();
         self.number += 1;
+        let Some(frame) = sink.buffer() else { return Ok(Capture::Unwanted) };
         frame.data.clear();
         frame.data.extend_from_slice(&source.data);
         let data = std::mem::take(&mut frame.data);
