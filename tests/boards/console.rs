@@ -37,9 +37,14 @@ pub struct Answer {
 impl Console {
     /// Connects to the socket that QEMU waits at.
     pub fn connect(socket: &Path) -> Self {
-        let there = wait_until(PATIENCE, || socket.exists());
-        assert!(there, "QEMU makes no console at {}", socket.display());
-        let to_board = UnixStream::connect(socket).unwrap();
+        // The socket is there a moment before somebody listens at it.
+        let mut connected = None;
+        wait_until(PATIENCE, || {
+            connected = UnixStream::connect(socket).ok();
+            connected.is_some()
+        });
+        let to_board =
+            connected.unwrap_or_else(|| panic!("QEMU makes no console at {}", socket.display()));
         let mut from_board = to_board.try_clone().unwrap();
         let output = Arc::new(Output::default());
         let sink = Arc::clone(&output);
@@ -73,7 +78,11 @@ impl Console {
                 return from + at + words.len();
             }
             let left = end.saturating_duration_since(now());
-            assert!(!left.is_zero(), "the board does not print {words:?}");
+            if left.is_zero() {
+                // A failed test shows the text.
+                drop(text);
+                panic!("the board does not print {words:?}");
+            }
             text = self.output.more.wait_timeout(text, left).unwrap().0;
         }
     }

@@ -6,7 +6,7 @@ use crate::machine::{AARCH64, AST2600, Machine};
 use crate::site::{Site, tiny};
 use crate::support::{now, wait_until};
 
-/// The AST2600's first GPIO controller: lines A0 to A7, B0 to B7, ….
+/// The AST2600's first GPIO controller: lines A0 to A7, B0 to B7, …. On this board those of A belong to Ethernet and I2C.
 const GPIO: &str = "/machine/soc/gpio";
 /// Every instruction of the same stream of pictures.
 const REPLAY: &str = "[[stream]]\nname = \"front\"\ncamera = \"shapes.jpg\"\nloop = true\n";
@@ -21,7 +21,7 @@ fn lines_and_sensors_of_a_board_reach_the_agent() {
     let mut site = Site::new("ast2600");
     put_picture(&site);
     site.configure(REPLAY).configure(
-        "fps = 10\ntrigger = true\n[board]\ntrigger = \"gpiochip0:0\"\nindicator = \"gpiochip0:8\"\n\
+        "fps = 10\ntrigger = true\n[board]\ntrigger = \"gpiochip0:9\"\nindicator = \"gpiochip0:8\"\n\
          power_meter = { bus = \"/dev/i2c-0\", address = 0x49 }\n",
     );
     let rc = "echo lm75 0x48 >/sys/bus/i2c/devices/i2c-0/new_device\nservice start\n";
@@ -52,9 +52,9 @@ fn lines_and_sensors_of_a_board_reach_the_agent() {
     // Nothing is looked at until the input rises; each rise is one result.
     assert_eq!(site.subscriber.results().len(), 0, "results without a trigger");
     for edge in 1..=5 {
-        machine.qmp.set_property(GPIO, "gpioA0", true);
+        machine.qmp.set_property(GPIO, "gpioB1", true);
         site.wait_results(0, edge);
-        machine.qmp.set_property(GPIO, "gpioA0", false);
+        machine.qmp.set_property(GPIO, "gpioB1", false);
         std::thread::sleep(Duration::from_millis(300));
     }
     assert_eq!(site.subscriber.results().len(), 5, "a fall is no trigger");

@@ -55,6 +55,10 @@ fn first_boot(board: Board, more: &[&str]) {
     let last = broker.results().last().unwrap()["seq"].as_u64().unwrap();
     let from = machine.console.position();
     machine.console.ask("reboot");
+    if !board.restarts_itself() {
+        machine.console.wait_for(from, "reboot: Restarting system");
+        machine.reset();
+    }
     let known = broker.results().len();
     let (slot, _) = machine.wait_up(from);
     assert_eq!(slot, "a");

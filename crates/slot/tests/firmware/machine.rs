@@ -40,6 +40,11 @@ impl Board {
         PathBuf::from(folder).join(format!("{}.img", self.name()))
     }
 
+    /// Whether QEMU has what the board restarts itself with; QEMU 7.2 lacks the watchdog of the Allwinner H3.
+    pub fn restarts_itself(self) -> bool {
+        self != Self::NanopiNeo
+    }
+
     fn command(self, card: &Path) -> Command {
         let mut command = Command::new(match self {
             Self::QemuArm64 => "qemu-system-aarch64",
