@@ -20,6 +20,8 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ocelli_protocol::model_state::Trust;
+
 use crate::board;
 use crate::clock::Clock;
 use crate::pipeline::{self, OpenCamera, Pipeline, Stream};
@@ -118,7 +120,8 @@ pub fn run(
     hardware::watch_trigger(&settings.board, gates.collect(), control.clone(), Arc::clone(&clock))?;
     let outcome = match settings.delivery {
         Some(delivery) => {
-            let model = updater::Running { spec, watch, slot };
+            let trust = updates.as_ref().map_or(Trust::Confirmed, |updates| updates.trust(slot));
+            let model = updater::Running { spec, watch, slot, trust };
             let updates = match updates {
                 Some(updates) => Some(updates.start(model.clone(), control.clone())?),
                 None => None,

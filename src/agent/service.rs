@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ocelli_protocol::health::{AuditHead, Power};
 use ocelli_protocol::message::{CommandError, ModelId};
-use ocelli_protocol::model_state::{ModelState, RunningModel, Trust, UpdatePhase, UpdateState};
+use ocelli_protocol::model_state::{ModelState, RunningModel, UpdatePhase, UpdateState};
 use ocelli_protocol::repository::Digest;
 use ocelli_protocol::topic::{DeviceTopics, RepoTopics};
 use ocelli_protocol::{Id, VERSION};
@@ -196,7 +196,6 @@ struct Service {
     floods: Vec<Flood>,
     repository: Option<RepoTopics>,
     update: UpdateState,
-    trust: Trust,
     connected: bool,
     finished_in: mpsc::Sender<Finished>,
     finished: mpsc::Receiver<Finished>,
@@ -236,7 +235,6 @@ impl Service {
             floods: Vec::new(),
             repository,
             update: UpdateState { state, target: None, progress: None, reason: None, last: None },
-            trust: Trust::Confirmed,
             connected: false,
             finished_in,
             finished,
@@ -430,7 +428,7 @@ impl Service {
                 version: id.version.clone(),
                 sha256: self.running.model.spec.sha256().to_string(),
                 slot: self.running.model.slot.map_or("config", Slot::name).to_owned(),
-                state: self.trust,
+                state: self.running.model.trust,
                 backend,
                 golden: self.running.model.spec.golden().len(),
             },
@@ -448,7 +446,7 @@ impl Service {
                 }
             }
             Told::Update(state, trust) => {
-                (self.update, self.trust) = (state, trust);
+                (self.update, self.running.model.trust) = (state, trust);
                 self.publish(self.topics.model(), &self.model_state()).await;
             }
             Told::Model(model) => {

@@ -63,6 +63,7 @@ pub(super) struct Running {
     pub(super) spec: ModelSpec,
     pub(super) watch: Arc<SessionWatch>,
     pub(super) slot: Option<Slot>,
+    pub(super) trust: Trust,
 }
 
 /// The service's end.
@@ -107,6 +108,11 @@ impl Updates {
             }
         }
         Ok((self.load(None, Misfit::StandIn)?, None))
+    }
+
+    /// Whether what a slot holds may still be taken back.
+    pub(super) fn trust(&self, slot: Option<Slot>) -> Trust {
+        self.session.trust(slot)
     }
 
     fn load(&self, slot: Option<Slot>, misfit: Misfit) -> Result<Loaded, ModelError> {
@@ -211,7 +217,7 @@ impl Updater {
                 }
                 Action::Tell => {
                     let state = self.updates.session.state();
-                    let trust = self.trust();
+                    let trust = self.updates.trust(self.running.slot);
                     self.tell(Told::Update(state, trust));
                 }
                 Action::Audit { subject, detail } => self.tell(Told::Audit { subject, detail }),
@@ -220,10 +226,6 @@ impl Updater {
         if !self.updates.session.on_probation() {
             (self.before, self.since) = (None, None);
         }
-    }
-
-    fn trust(&self) -> Trust {
-        if self.updates.session.on_probation() { Trust::Trial } else { Trust::Confirmed }
     }
 
     /// Waits for the service when it is behind; ends this thread when it is gone.
@@ -251,27 +253,25 @@ impl Updater {
     }
 
     /// Lets another model take over between two frames.
-    fn swap(&mut self, slot: Option<Slot>) -> Result<(), String> {
+    fn swap(&mut self, slot: Option<Slot>) -> Result<Digest, String> {
         let (detector, running) = match self.before.take() {
             Some((detector, running)) if running.slot == slot => (detector, running),
             _ => {
                 let loaded =
                     self.updates.load(slot, Misfit::Refuse).map_err(|error| error.to_string())?;
                 let Loaded { detector, spec, watch } = loaded;
-                (detector, Running { spec, watch, slot })
+                (detector, Running { spec, watch, slot, trust: self.updates.trust(slot) })
             }
         };
         let old_p90 = self.percentiles().filter(|seen| seen.count >= 30).map(|seen| seen.p90_us);
         let old = self.control.swap(detector).map_err(|error| error.to_string())?;
         let old = wait(old, &*self.updates.clock)?;
-        if slot.is_none() {
-            self.updates.session.runs_configured(Digest(running.spec.sha256().0));
-        }
         let before = std::mem::replace(&mut self.running, running.clone());
         self.before = Some((old, before));
         self.watch(old_p90);
+        let digest = Digest(running.spec.sha256().0);
         self.tell(Told::Model(Box::new(running)));
-        Ok(())
+        Ok(digest)
     }
 
     /// Begins to count for a probation.

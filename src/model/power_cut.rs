@@ -1,4 +1,4 @@
-//! A disk in memory whose power goes at the n-th operation: what was not synced is lost, kept or torn.
+//! A disk in memory whose power goes at the n-th operation: what was not synced is lost, kept or torn. Or that is full from then on.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -37,6 +37,7 @@ struct Medium {
     synced: BTreeMap<String, usize>,
     operations: usize,
     cut_at: Option<usize>,
+    full_at: Option<usize>,
     off: bool,
 }
 
@@ -56,6 +57,12 @@ impl PowerCut {
     pub(crate) fn cut_at(&self, operation: usize) {
         let mut medium = self.0.lock().unwrap();
         (medium.operations, medium.cut_at) = (0, Some(operation));
+    }
+
+    /// From the n-th operation from now on there is no space for anything; `None`: there is again.
+    pub(crate) fn full_at(&self, operation: Option<usize>) {
+        let mut medium = self.0.lock().unwrap();
+        (medium.operations, medium.full_at) = (0, operation);
     }
 
     pub(crate) fn is_off(&self) -> bool {
@@ -109,6 +116,21 @@ impl PowerCut {
         medium.operations += 1;
         whole(&mut medium)
     }
+
+    /// An operation that takes space: on a full disk it is done in part, as a write that is cut short.
+    fn fill(
+        &self,
+        torn: impl FnOnce(&mut Medium),
+        whole: impl FnOnce(&mut Medium) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut medium = self.0.lock().unwrap();
+        if !medium.off && medium.full_at.is_some_and(|at| medium.operations >= at) {
+            torn(&mut medium);
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        drop(medium);
+        self.operate(torn, whole)
+    }
 }
 
 fn off() -> io::Error {
@@ -157,7 +179,7 @@ impl Disk for PowerCut {
 
     fn write(&mut self, file: &str, bytes: &[u8]) -> io::Result<()> {
         let replace = |medium: &mut Medium, bytes: &[u8]| *medium.content(file) = bytes.to_vec();
-        self.operate(
+        self.fill(
             |medium| replace(medium, &bytes[..bytes.len() / 2]),
             |medium| {
                 replace(medium, bytes);
@@ -167,7 +189,7 @@ impl Disk for PowerCut {
     }
 
     fn write_at(&mut self, file: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.operate(
+        self.fill(
             |medium| medium.write_at(file, offset, &bytes[..bytes.len() / 2]),
             |medium| {
                 medium.write_at(file, offset, bytes);
@@ -181,7 +203,7 @@ impl Disk for PowerCut {
             medium.content(file).resize(length as usize, 0);
             Ok(())
         };
-        self.operate(|_| {}, set)
+        self.fill(|_| {}, set)
     }
 
     fn sync(&mut self, file: &str) -> io::Result<()> {

@@ -61,6 +61,8 @@ pub(super) struct Check {
     topics: RepoTopics,
     step: Step,
     root_file: Option<u64>,
+    /// Version of the root that this look ended with, once it is known.
+    pub(super) root: Option<u64>,
 }
 
 impl Check {
@@ -77,7 +79,7 @@ impl Check {
         let refresh =
             begun.map_or_else(|| Refresh::start(&settings.first_root, now, limits), Ok)?;
         let topics = RepoTopics::new(&settings.topic_root, &settings.repo);
-        Ok(Self { topics, step: Step::Refresh(Box::new(refresh)), root_file: None })
+        Ok(Self { topics, step: Step::Refresh(Box::new(refresh)), root_file: None, root: None })
     }
 
     /// Goes on as far as possible.
@@ -143,6 +145,7 @@ impl Check {
             Step::Refresh(refresh) => match refresh.answer(answer)? {
                 Progress::Continue(refresh) => self.step = Step::Refresh(Box::new(refresh)),
                 Progress::Done(trusted) => {
+                    self.root = Some(trusted.root().version.get());
                     let path: TargetPath = rollout_path(settings.model.as_str()).parse()?;
                     match found(Search::start(&trusted, &path))? {
                         None => return Ok(Some(no_rollout(settings))),

@@ -21,7 +21,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use ocelli_protocol::Id;
-use ocelli_protocol::repository::DocumentError;
+use ocelli_protocol::repository::{Digest, DocumentError};
 use ocelli_tuf::{DateTime, Limits, Refresh};
 use serde_json::Value;
 
@@ -139,8 +139,8 @@ pub enum Event {
     },
     /// The child process ended: the trial was passed, or why not.
     Tried(Result<(), String>),
-    /// The model asked for by [`Action::Run`] looks at frames, or why it does not.
-    Running(Result<(), String>),
+    /// The model asked for by [`Action::Run`], a package with this digest, looks at frames; or why it does not.
+    Running(Result<Digest, String>),
     /// How the model on probation does.
     Sample(Sample),
     /// An operator wants to know now.

@@ -118,6 +118,39 @@ fn every_cut_leaves_the_old_or_the_new_model_and_a_way_on() {
 }
 
 #[test]
+fn a_disk_that_fills_at_any_operation_only_delays() {
+    let configured = package("1.0.0");
+    let mut moments = 0;
+    for direction in directions() {
+        let whole = direction.disk.copy();
+        update(&whole, &direction.repository, &configured);
+        for at in 0..whole.operations() {
+            let place = format!("{}, full from operation {at} on", direction.name);
+            let disk = direction.disk.copy();
+            disk.full_at(Some(at));
+            let device = update(&disk, &direction.repository, &configured);
+            let found = running(&device, &disk, &configured);
+            assert!(found == direction.old || found == direction.new, "{place}: neither runs");
+            // One row for the same trouble, and no trial again and again.
+            assert!(device.audit.len() < 20, "{place}: {:?}", device.audit);
+            // The agent is restarted on the full disk.
+            let mut device =
+                Device::boot(direction.repository.settings(), disk.clone(), &configured);
+            let found = running(&device, &disk, &configured);
+            assert!(found == direction.old || found == direction.new, "{place}: neither starts");
+            disk.full_at(None);
+            // The longest wait after failures is half an hour.
+            device.live(&direction.repository.broker, 2 * 1800);
+            let found = digest(&running(&device, &disk, &configured));
+            assert_eq!(found, digest(&direction.new), "{place}: {:?}", device.state());
+            moments += 1;
+        }
+    }
+    assert!(moments > 60, "{moments}");
+    println!("a disk that fills at {moments} moments of updates");
+}
+
+#[test]
 fn a_damaged_slot_is_never_started() {
     let (one, two) = (package("1.0.0"), package("2.0.0"));
     let mut repository = Repository::new();

@@ -1,8 +1,9 @@
 //! What becomes of updates: the good way, every kind of failure on the way, and what is possible afterwards.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ocelli_protocol::model_state::{UpdateOutcome, UpdatePhase};
+use ocelli_protocol::model_state::{Trust, UpdateOutcome, UpdatePhase};
 use ocelli_protocol::repository::{RolloutEntry, release_path};
 
 use super::world::{CHUNK, Device, MODEL, Repository, digest, now, package};
@@ -41,7 +42,9 @@ fn an_update_is_verified_tried_watched_and_confirmed() {
     device.live(&repository.broker, 1);
     assert_eq!(device.state().state, UpdatePhase::Probation, "{:?}", device.state());
     assert_eq!(device.state().target.as_deref(), Some("tiny-classifier-2.0.0"));
+    assert_eq!(device.trust(), Trust::Trial);
     device.live(&repository.broker, 10);
+    assert_eq!(device.trust(), Trust::Confirmed);
     assert_eq!((device.runs, outcome(&device).0), (Some(Slot::A), UpdateOutcome::Confirmed));
     assert_eq!(decisions(&device), ["received", "verified", "trial", "probation", "confirmed"]);
     // The two watched topics and a window of eight.
@@ -134,6 +137,100 @@ fn probation_without_frames_ends_all_the_same() {
     assert_eq!(device.state().state, UpdatePhase::Probation);
     device.live(&repository.broker, 5);
     assert_eq!(outcome(&device).0, UpdateOutcome::Confirmed);
+}
+
+/// A model on probation that has not seen frames yet, then one that fails: it must still be watched.
+fn is_still_watched(device: &mut Device<PowerCut>, topics: &BTreeMap<String, Vec<u8>>, what: &str) {
+    assert_eq!(device.state().state, UpdatePhase::Probation, "{what}: {:?}", device.state());
+    assert_eq!(device.trust(), Trust::Trial, "{what}");
+    device.sample = Sample { finished: 5, faults: 1, ..Sample::default() };
+    device.live(topics, 1);
+    assert_eq!((device.runs, outcome(device).0), (None, UpdateOutcome::RolledBack), "{what}");
+}
+
+#[test]
+fn a_broker_that_refuses_or_forgets_the_repository_does_not_end_a_probation() {
+    let watched = |repository: &Repository| {
+        [repository.topics.head(), repository.topics.metadata("timestamp.json")]
+    };
+    for refused in [0, 1] {
+        let (repository, disk) = (two(), PowerCut::default());
+        let mut device = boot(&repository, &disk);
+        device.sample = Sample::default();
+        device.live(&repository.broker, 1);
+        device.refuse(watched(&repository)[refused].clone());
+        device.live(&repository.broker, 30);
+        is_still_watched(&mut device, &repository.broker, "refused");
+    }
+    // The agent is restarted, and the broker has lost everything that it retained.
+    let (repository, disk) = (two(), PowerCut::default());
+    let mut device = boot(&repository, &disk);
+    device.live(&repository.broker, 1);
+    let mut device = boot(&repository, &disk);
+    device.sample = Sample::default();
+    device.live(&BTreeMap::new(), 30);
+    assert!(device.state().reason.unwrap().contains("timestamp.json"));
+    is_still_watched(&mut device, &BTreeMap::new(), "forgotten");
+}
+
+#[test]
+fn a_head_that_tells_of_nothing_new_does_not_end_a_transfer() {
+    let (mut repository, disk) = (two(), PowerCut::default());
+    let tar = package("2.0.0");
+    let last = repository.topics.chunk(&digest(tar.chunks(CHUNK).next_back().unwrap()));
+    let missing = repository.broker.remove(&last).unwrap();
+    let mut device = boot(&repository, &disk);
+    device.live(&repository.broker, 1);
+    assert_eq!(device.state().state, UpdatePhase::Fetching, "{:?}", device.state());
+    device.asked.clear();
+    let head = repository.topics.head();
+    for (root, goes_on) in [(1, true), (2, false)] {
+        let text = format!(r#"{{"v":1,"root":{root},"timestamp":{}}}"#, 70 + root);
+        repository.broker.insert(head.clone(), text.into_bytes());
+        device.live(&repository.broker, 1);
+        let fetching = device.state().state == UpdatePhase::Fetching && device.asked.is_empty();
+        assert_eq!(fetching, goes_on, "root {root}: {:?}", device.asked);
+    }
+    repository.broker.insert(last, missing);
+    device.live(&repository.broker, 60);
+    assert_eq!(device.runs, Some(Slot::A), "{:?}", device.state());
+}
+
+#[test]
+fn a_refused_subscription_does_not_forget_a_trial() {
+    let (repository, disk) = (two(), PowerCut::default());
+    let mut device = boot(&repository, &disk);
+    device.trial_ends = false;
+    device.live(&repository.broker, 1);
+    assert_eq!(device.state().state, UpdatePhase::Trial);
+    device.refuse(repository.topics.head());
+    device.live(&repository.broker, 1);
+    device.end_trial();
+    device.live(&repository.broker, 20);
+    assert_eq!((device.runs, outcome(&device).0), (Some(Slot::A), UpdateOutcome::Confirmed));
+    let trials = decisions(&device).iter().filter(|word| *word == "trial").count();
+    assert_eq!(trials, 1);
+}
+
+#[test]
+fn a_rejected_model_that_cannot_be_replaced_yet_is_not_taken_for_the_old_one() {
+    let (repository, disk) = (two(), PowerCut::default());
+    let mut device = boot(&repository, &disk);
+    device.sample = Sample::default();
+    device.live(&repository.broker, 1);
+    device.swap = Err("no swap within 60 s".to_owned());
+    device.sample = Sample { finished: 5, faults: 1, ..Sample::default() };
+    device.live(&repository.broker, 1);
+    assert_eq!((device.runs, outcome(&device).0), (Some(Slot::A), UpdateOutcome::RolledBack));
+    assert_eq!(device.trust(), Trust::Trial, "it is not trusted because it runs");
+    // A signed roll-out of the older package is not answered with "it runs".
+    let mut repository = repository;
+    repository.release("1.0.0", &package("1.0.0"));
+    repository.roll_out("1.0.0", 1);
+    (device.swap, device.sample) = (Ok(()), Sample { finished: 1000, ..Sample::default() });
+    device.live(&repository.broker, 30);
+    assert_eq!(device.state().last.unwrap().target, "tiny-classifier-1.0.0");
+    assert_eq!((device.trust(), outcome(&device).0), (Trust::Confirmed, UpdateOutcome::Confirmed));
 }
 
 #[test]

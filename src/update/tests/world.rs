@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use ocelli_protocol::model_state::UpdateState;
+use ocelli_protocol::model_state::{Trust, UpdateState};
 use ocelli_protocol::repository::{
     Chunk, ChunkIndex, Digest, Head, IndexFile, Release, Rollout, RolloutEntry, release_path,
     rollout_path,
@@ -264,6 +264,8 @@ pub(super) struct Device<D> {
     pub(super) runs: Option<Slot>,
     /// Most chunks waited for at once.
     pub(super) most_subscribed: usize,
+    /// Digest of the configured model.
+    configured: Digest,
     subscribed: Vec<String>,
     events: VecDeque<Event>,
 }
@@ -284,18 +286,34 @@ impl<D: Disk> Device<D> {
             audit: Vec::new(),
             runs: None,
             most_subscribed: 0,
+            configured: digest(configured),
             subscribed: Vec::new(),
             events: VecDeque::from([Event::Connected]),
         };
         let moment = device.moment();
         device.runs = device.session.boot(&moment);
-        let running = match device.runs {
-            None => digest(configured),
-            Some(slot) => device.session.package(slot).unwrap().sha256,
-        };
+        let running = device.running(device.runs);
         let actions = device.session.started(device.runs, running, &moment);
         device.perform(actions, &BTreeMap::new());
         device
+    }
+
+    fn running(&self, slot: Option<Slot>) -> Digest {
+        slot.map_or(self.configured, |slot| self.session.package(slot).unwrap().sha256)
+    }
+
+    /// The broker answers a subscription that the device keeps: it may not read this.
+    pub(super) fn refuse(&mut self, filter: String) {
+        self.events.push_back(Event::Subscribed { filter, granted: false });
+    }
+
+    /// The child that did not end comes to its end.
+    pub(super) fn end_trial(&mut self) {
+        self.events.push_back(Event::Tried(self.trial.clone()));
+    }
+
+    pub(super) fn trust(&self) -> Trust {
+        self.session.trust(self.runs)
     }
 
     pub(super) fn moment(&self) -> Moment {
@@ -361,7 +379,8 @@ impl<D: Disk> Device<D> {
                     if self.swap.is_ok() {
                         self.runs = slot;
                     }
-                    self.events.push_back(Event::Running(self.swap.clone()));
+                    let running = self.running(slot);
+                    self.events.push_back(Event::Running(self.swap.clone().map(|()| running)));
                 }
                 Action::StopTrial => self.events.retain(|event| !matches!(event, Event::Tried(_))),
                 Action::Tell => {}

@@ -1,0 +1,151 @@
+//! From a package in a slot to a model that is trusted, or to the one before: trial, swap, probation, rejection.
+
+use ocelli_protocol::model_state::{LastUpdate, UpdateOutcome};
+use ocelli_protocol::repository::Digest;
+use serde_json::json;
+
+use super::{FRAMES_FOR_LATENCY, Phase, Session};
+use crate::model::disk::Disk;
+use crate::model::slots::{Candidate, MOST_STARTS, Slot, Stage};
+use crate::update::{Action, Moment, Sample};
+
+impl<D: Disk> Session<D> {
+    /// Ends a trial or probation; `None` when there is none.
+    #[must_use]
+    pub fn abort(&mut self, moment: &Moment) -> Option<Vec<Action>> {
+        const WHY: &str = "aborted by command";
+        match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Trying(_, candidate) => {
+                self.actions.push(Action::StopTrial);
+                self.reject(&candidate, UpdateOutcome::Rejected, WHY, moment);
+            }
+            Phase::Probation { candidate, .. } => self.roll_back(&candidate, WHY, moment),
+            other => {
+                self.phase = other;
+                return None;
+            }
+        }
+        Some(std::mem::take(&mut self.actions))
+    }
+
+    pub(super) fn begin_trial(&mut self, slot: Slot, candidate: Candidate, moment: &Moment) {
+        let begun = self
+            .slots
+            .begin(slot, Stage::Trial, candidate.attempt)
+            .and_then(|()| self.slots.count_start());
+        if let Err(error) = begun {
+            return self.fail(&error.into(), moment);
+        }
+        if self.slots.on_trial().is_some_and(|trial| trial.starts > MOST_STARTS) {
+            let why = format!("the agent ended in each of {MOST_STARTS} trials");
+            return self.reject(&candidate, UpdateOutcome::Rejected, &why, moment);
+        }
+        self.audit(&candidate.title(), json!({ "decision": "trial", "slot": slot }));
+        self.actions.push(Action::Try(slot));
+        self.phase = Phase::Trying(slot, candidate);
+        self.reason = None;
+        self.tell();
+    }
+
+    pub(super) fn on_tried(&mut self, outcome: Result<(), String>, moment: &Moment) {
+        if !matches!(self.phase, Phase::Trying(..)) {
+            return log::debug!("update: a trial ended that nobody waits for");
+        }
+        let Phase::Trying(slot, candidate) = std::mem::replace(&mut self.phase, Phase::Idle) else {
+            return;
+        };
+        if let Err(why) = outcome {
+            return self.reject(&candidate, UpdateOutcome::Rejected, &why, moment);
+        }
+        if let Err(error) = self.slots.begin(slot, Stage::Probation, candidate.attempt) {
+            return self.fail(&error.into(), moment);
+        }
+        self.actions.push(Action::Run(Some(slot)));
+        self.phase = Phase::Swapping(slot, candidate);
+        self.tell();
+    }
+
+    pub(super) fn on_running(&mut self, outcome: Result<Digest, String>, moment: &Moment) {
+        match (std::mem::replace(&mut self.phase, Phase::Idle), outcome) {
+            (Phase::Swapping(slot, candidate), Ok(running)) => {
+                self.running = running;
+                self.audit(&candidate.title(), json!({ "decision": "probation", "slot": slot }));
+                self.phase = Phase::Probation { slot, candidate, since: moment.now };
+                self.tell();
+            }
+            (Phase::Swapping(_, candidate), Err(why)) => {
+                self.reject(&candidate, UpdateOutcome::Rejected, &why, moment);
+            }
+            (Phase::Reverting, Ok(running)) => {
+                self.running = running;
+                self.tell();
+            }
+            (Phase::Reverting, Err(why)) => {
+                // The rejected model goes on; the next start of the agent begins with the confirmed one.
+                log::error!("update: the confirmed model does not load: {why}");
+                self.audit("slots", json!({ "decision": "revert-failed", "reason": why }));
+            }
+            (other, _) => self.phase = other,
+        }
+    }
+
+    pub(super) fn on_sample(&mut self, sample: &Sample, moment: &Moment) {
+        let Phase::Probation { slot, candidate, since } = &self.phase else { return };
+        let (slot, candidate) = (*slot, candidate.clone());
+        let elapsed = moment.now.saturating_duration_since(*since);
+        if sample.faults > 0 {
+            let why = format!("{} frames failed during probation", sample.faults);
+            return self.roll_back(&candidate, &why, moment);
+        }
+        if let (Some(p90), Some(budget)) = (sample.p90, sample.budget)
+            && sample.finished >= FRAMES_FOR_LATENCY
+            && p90 > budget
+        {
+            let [p90, budget] = [p90, budget].map(|time| time.as_micros() as f64 / 1000.0);
+            let why = format!("p90 of inference is {p90:.1} ms, allowed are {budget:.1} ms");
+            return self.roll_back(&candidate, &why, moment);
+        }
+        let rule = self.settings.probation;
+        let enough = sample.finished >= rule.frames && elapsed >= rule.time;
+        if enough || elapsed >= rule.longest {
+            let why = format!("{} frames without fault", sample.finished);
+            let last = last(&candidate, UpdateOutcome::Confirmed, &why, moment);
+            if let Err(error) = self.slots.confirm(last) {
+                // Still on probation: tried again with the next sample.
+                return log::error!("update: cannot confirm {}: {error}", candidate.title());
+            }
+            log::info!("update confirmed target={} slot={}", candidate.title(), slot.name());
+            self.audit(&candidate.title(), json!({ "decision": "confirmed", "reason": why }));
+            self.phase = Phase::Idle;
+            self.settle();
+        }
+    }
+
+    fn roll_back(&mut self, candidate: &Candidate, why: &str, moment: &Moment) {
+        self.reject(candidate, UpdateOutcome::RolledBack, why, moment);
+        self.phase = Phase::Reverting;
+        self.actions.push(Action::Run(self.slots.confirmed()));
+    }
+
+    pub(super) fn reject(
+        &mut self,
+        candidate: &Candidate,
+        outcome: UpdateOutcome,
+        why: &str,
+        moment: &Moment,
+    ) {
+        log::warn!("update {outcome:?} target={} reason={why}", candidate.title());
+        let decision = serde_json::to_value(outcome).expect("an outcome is a word");
+        self.audit(&candidate.title(), json!({ "decision": decision, "sha256": candidate.sha256, "attempt": candidate.attempt, "reason": why }));
+        if let Err(error) = self.slots.reject(candidate, last(candidate, outcome, why, moment)) {
+            log::error!("update: the rejection is not remembered: {error}");
+        }
+        self.phase = Phase::Idle;
+        self.settle();
+    }
+}
+
+fn last(candidate: &Candidate, outcome: UpdateOutcome, why: &str, moment: &Moment) -> LastUpdate {
+    let (target, reason, at) = (candidate.title(), why.to_owned(), moment.wall.to_string());
+    LastUpdate { target, outcome, reason, at }
+}
