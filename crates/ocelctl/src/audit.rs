@@ -16,6 +16,7 @@ use rumqttc::QoS;
 use serde::{Deserialize, Serialize};
 
 use crate::connection::{Broker, Link, nonce};
+use crate::files::Place;
 use crate::{Failure, files, written};
 
 /// Arguments of `ocelctl audit`.
@@ -89,7 +90,7 @@ pub(crate) async fn run(arguments: Arguments, out: &mut dyn Write) -> Result<(),
     let lines: Vec<String> =
         rows.iter().map(|row| serde_json::to_string(row).expect("a row is plain JSON")).collect();
     match &arguments.save {
-        Some(path) => files::write(path, (lines.join("\n") + "\n").as_bytes())?,
+        Some(path) => files::write(path, (lines.join("\n") + "\n").as_bytes(), Place::Public)?,
         None => lines.iter().try_for_each(|line| written(writeln!(out, "{line}")))?,
     }
     written(writeln!(out, "{}", verify(&rows, head)?))

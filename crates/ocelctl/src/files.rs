@@ -17,24 +17,17 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     ocelli::file::read_regular(path, MAX_BYTES).map_err(|error| failed(path, &error))
 }
 
-/// Writes a whole file; folders above it are made.
-pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
-    let written = || -> std::io::Result<()> {
-        std::fs::create_dir_all(folder)?;
-        let mut file = tempfile::Builder::new().prefix(".ocelctl-").tempfile_in(folder)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        allow_others(file.as_file())?;
-        file.persist(path).map_err(|error| error.error)?;
-        std::fs::File::open(folder)?.sync_all()
-    };
-    written().map_err(|error| failed(path, &error))
+/// Who may read a file, and whether it may replace one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// For everybody to read; replaces what is there.
+    Public,
+    /// For its owner only; never replaces anything.
+    Secret,
 }
 
-/// Writes a new file that nobody else may read.
-pub(crate) fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+/// Writes a whole file, on the disk when this returns; folders above it are made.
+pub(crate) fn write(path: &Path, bytes: &[u8], place: Place) -> Result<(), Failure> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     let written = || -> std::io::Result<()> {
@@ -42,9 +35,17 @@ pub(crate) fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         // Temporary files are for their owner only.
         let mut file = tempfile::Builder::new().prefix(".ocelctl-").tempfile_in(folder)?;
         file.write_all(bytes)?;
+        if place == Place::Public {
+            allow_others(file.as_file())?;
+        }
         file.as_file().sync_all()?;
-        file.persist_noclobber(path).map_err(|error| error.error)?;
-        Ok(())
+        match place {
+            Place::Public => file.persist(path),
+            Place::Secret => file.persist_noclobber(path),
+        }
+        .map_err(|error| error.error)?;
+        // The name must survive a power cut too.
+        std::fs::File::open(folder)?.sync_all()
     };
     written().map_err(|error| failed(path, &error))
 }
@@ -58,4 +59,37 @@ fn allow_others(file: &std::fs::File) -> std::io::Result<()> {
 #[cfg(not(unix))]
 fn allow_others(_: &std::fs::File) -> std::io::Result<()> {
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_public_file_replaces_the_old_one_and_a_secret_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join("made/on/the/way").join(name);
+        for place in [Place::Public, Place::Secret] {
+            let path = path(&format!("{place:?}"));
+            write(&path, b"first", place).unwrap();
+            assert_eq!(read(&path).unwrap(), b"first");
+            let again = write(&path, b"second", place);
+            let (kept, replaced) = match place {
+                Place::Public => (b"second".to_vec(), true),
+                Place::Secret => (b"first".to_vec(), false),
+            };
+            assert_eq!((read(&path).unwrap(), again.is_ok()), (kept, replaced), "{place:?}");
+            #[cfg(unix)]
+            {
+                use std::os::unix::fs::PermissionsExt;
+                let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+                assert_eq!(mode, if replaced { 0o644 } else { 0o600 }, "{place:?}");
+            }
+        }
+        // Nothing temporary stays, not even of the refused one.
+        let names = std::fs::read_dir(folder.path().join("made/on/the/way")).unwrap();
+        assert_eq!(names.count(), 2);
+        let taken = write(&path("Public").join("below"), b"", Place::Secret).unwrap_err();
+        assert!(taken.0.contains("Public"), "{}", taken.0);
+    }
 }

@@ -8,6 +8,7 @@ use ocelli_tuf::Key;
 use ocelli_tuf::repository::SigningKey;
 use pkcs8::{EncryptedPrivateKeyInfoRef, LineEnding, PrivateKeyInfoRef, SecretDocument};
 
+use crate::files::Place;
 use crate::{Failure, files, written};
 
 /// Environment variable with the passphrase, for unattended signing.
@@ -88,10 +89,10 @@ pub(crate) fn make(name: &Path, passphrase: &Passphrase) -> Result<String, Failu
     let text = passphrase.read(&secret)?;
     let der = SigningKey::generate().map_err(|error| Failure(error.to_string()))?;
     let key = SigningKey::from_pkcs8(&der).map_err(|error| Failure(error.to_string()))?;
-    files::write_secret(&secret, encrypt(&der, &text)?.as_bytes())?;
+    files::write(&secret, encrypt(&der, &text)?.as_bytes(), Place::Secret)?;
     let mut json = serde_json::to_vec_pretty(&key.public()).expect("a key is plain JSON");
     json.push(b'\n');
-    files::write(&public, &json)?;
+    files::write(&public, &json, Place::Public)?;
     Ok(key.public().id().to_string())
 }
 

@@ -2,7 +2,7 @@
 //! device never sees metadata whose content is not there yet. Both can be broken off and run again at any time.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 use std::path::PathBuf;
 
 use ocelli_protocol::VERSION;
@@ -67,6 +67,7 @@ pub(crate) async fn push(
     let wanted = wanted(repository, &topics)?;
     let mut link = broker.connect(&[]).await?;
     let probe = topics.metadata("probe");
+    not_newer(repository, &mut link, &wanted.timestamp, &probe).await?;
     let (mut bytes, mut messages) = (0, 0);
     let parts = [wanted.chunks, wanted.metadata, vec![wanted.timestamp], vec![wanted.head]];
     let all: usize = parts.iter().map(Vec::len).sum();
@@ -74,7 +75,8 @@ pub(crate) async fn push(
     for part in parts {
         for batch in part.chunks(BATCH) {
             let missing = missing(&mut link, batch, &probe).await?;
-            link.publish_retained(&missing, |_| {}).await?;
+            let mut bar = Bar { before: looked, of: all };
+            link.publish_retained(&missing, |done| bar.show(done)).await?;
             if !missing.is_empty() {
                 let still = self::missing(&mut link, &missing, &probe).await?;
                 if let Some((topic, _)) = still.first() {
@@ -87,7 +89,11 @@ pub(crate) async fn push(
             bytes += missing.iter().map(|(_, payload)| payload.len()).sum::<usize>();
             messages += missing.len();
             looked += batch.len();
-            written(writeln!(out, "{looked} of {all} messages checked, {messages} written"))?;
+            written(writeln!(
+                out,
+                "{:>3} %  {looked} of {all} messages checked, {messages} written, {bytes} bytes",
+                looked * 100 / all
+            ))?;
         }
     }
     written(writeln!(
@@ -97,6 +103,53 @@ pub(crate) async fn push(
         broker.host,
         all - messages
     ))
+}
+
+/// Progress within a batch, on a terminal only; the lines of the batches follow in any case.
+struct Bar {
+    before: usize,
+    of: usize,
+}
+
+impl Bar {
+    const WIDTH: usize = 40;
+
+    fn show(&mut self, done: usize) {
+        let mut terminal = std::io::stderr();
+        if terminal.is_terminal() {
+            // Nobody is left to tell when standard error is closed.
+            let _ = write!(terminal, "\r{}\r", self.line(done));
+        }
+    }
+
+    fn line(&self, done: usize) -> String {
+        let at = (self.before + done).min(self.of);
+        let filled = at * Self::WIDTH / self.of.max(1);
+        format!("[{}{}] {at} of {}", "#".repeat(filled), ".".repeat(Self::WIDTH - filled), self.of)
+    }
+}
+
+/// Refuses to replace a newer timestamp of this repository by an older one: devices would refuse it, and wait. What others
+/// wrote there does not count.
+async fn not_newer(
+    repository: &Repository,
+    link: &mut Link,
+    (topic, own): &(String, Vec<u8>),
+    probe: &str,
+) -> Result<(), Failure> {
+    let held = link.retained(std::slice::from_ref(topic), probe).await?;
+    let Some(held) = held.into_iter().find(|one| one.topic == *topic && one.payload != *own) else {
+        return Ok(());
+    };
+    let theirs = repository.signed_timestamp(&held.payload)?;
+    let ours = repository.signed_timestamp(own)?;
+    match (theirs, ours) {
+        (Some(theirs), Some(ours)) if theirs >= ours => Err(Failure(format!(
+            "the broker holds timestamp {theirs} of this repository, signed by its key; this folder has {ours}: somebody \
+             pushed from another copy. Push from the newest one, or bring this one up to it"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Those messages that the broker does not hold byte for byte.

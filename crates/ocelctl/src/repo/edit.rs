@@ -11,6 +11,7 @@ use ocelli_tuf::schema::{Role, RoleKeys, Root, Snapshot, TargetFile, Targets, Ti
 use ocelli_tuf::{DateTime, Key, TargetPath};
 
 use super::{Repository, lifetime, package};
+use crate::files::Place;
 use crate::keys::{self, Passphrase};
 use crate::{Failure, files, written};
 
@@ -108,6 +109,22 @@ pub(crate) enum Command {
     },
 }
 
+impl Command {
+    fn common(&self) -> &Common {
+        match self {
+            Self::Init(Init { common, .. })
+            | Self::Rollout(RolloutArguments { common, .. })
+            | Self::Add { common, .. }
+            | Self::Remove { common, .. }
+            | Self::Rotate { common, .. }
+            | Self::Delegate { common, .. }
+            | Self::Sign { common, .. }
+            | Self::Refresh { common }
+            | Self::Status { common } => common,
+        }
+    }
+}
+
 /// Arguments of `ocelctl repo init`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Init {
@@ -175,6 +192,8 @@ pub(crate) fn now() -> DateTime {
 
 /// Runs `ocelctl repo`.
 pub(crate) fn run(command: Command, out: &mut dyn Write) -> Result<(), Failure> {
+    // Held until the end: a timer's refresh and an operator must not change the same version.
+    let _lock = Repository::lock(&command.common().repo)?;
     let (common, mut told) = match command {
         Command::Init(arguments) => init(arguments)?,
         Command::Add { package, role, common } => {
@@ -332,7 +351,7 @@ fn roll_out(arguments: RolloutArguments) -> Result<(Common, Vec<String>), Failur
     entries.insert(0, RolloutEntry { target, percent, labels: label, salt, attempt });
     let bytes = serde_json::to_vec(&rollout).expect("a roll-out is plain JSON");
     Rollout::parse(&bytes).map_err(|error| Failure(error.to_string()))?;
-    files::write(&repository.target_path(&path, &package::digest(&bytes)), &bytes)?;
+    files::write(&repository.target_path(&path, &package::digest(&bytes)), &bytes, Place::Public)?;
     let path: TargetPath = path.parse().map_err(|error| Failure(format!("{error}")))?;
     repository.edit::<Targets>("rollout", |targets| targets.add(&path, TargetFile::of(&bytes)))?;
     let told = format!("{model} {version}: {percent} % of channel {channel}, attempt {attempt}");

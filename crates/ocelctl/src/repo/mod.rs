@@ -13,6 +13,7 @@ mod edit;
 mod package;
 
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use ocelli_protocol::Id;
@@ -21,6 +22,7 @@ use ocelli_tuf::schema::{MetaFile, Role, Root, Snapshot, Targets, Timestamp};
 use ocelli_tuf::{Authority, DateTime, Json, metadata_file};
 use serde::{Deserialize, Serialize};
 
+use crate::files::Place;
 use crate::{Failure, files};
 
 pub(crate) use edit::{Command, now, run};
@@ -77,13 +79,39 @@ impl Repository {
         Ok(Self { dir: dir.to_owned(), id: marker.id, now })
     }
 
+    /// Keeps other `ocelctl repo` commands away from the folder until the file is dropped; `None`: there is no repository yet.
+    fn lock(dir: &Path) -> Result<Option<File>, Failure> {
+        let path = dir.join("ocelctl.json");
+        let Ok(file) = File::open(&path) else { return Ok(None) };
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Err(Failure(format!(
+                "{}: another ocelctl is at work here; run this again when it has ended",
+                dir.display()
+            ))),
+            // A network share may have no locks: then it is as it was without.
+            Err(TryLockError::Error(_)) => Ok(Some(file)),
+        }
+    }
+
+    /// Version of a timestamp, if it is signed as the newest root wants it.
+    pub(crate) fn signed_timestamp(&self, bytes: &[u8]) -> Result<Option<u64>, Failure> {
+        let Some(root) = self.newest::<Root>("root")? else { return Ok(None) };
+        let Ok(timestamp) = Document::<Timestamp>::parse("timestamp.json", bytes) else {
+            return Ok(None);
+        };
+        let signed = timestamp.verify(authority(root.signed(), "timestamp")?).is_ok();
+        Ok(signed.then(|| timestamp.signed().version.get()))
+    }
+
     fn create(dir: &Path, id: Id, now: DateTime) -> Result<Self, Failure> {
         let path = dir.join("ocelctl.json");
         if path.exists() {
             return Err(Failure(format!("{}: there is a repository already", dir.display())));
         }
         let marker = Marker { v: 1, id: id.clone() };
-        files::write(&path, &serde_json::to_vec(&marker).expect("a marker is plain JSON"))?;
+        let marker = serde_json::to_vec(&marker).expect("a marker is plain JSON");
+        files::write(&path, &marker, Place::Public)?;
         Ok(Self { dir: dir.to_owned(), id, now })
     }
 
@@ -145,7 +173,7 @@ impl Repository {
     }
 
     fn save<T: Role>(&self, role: &str, document: &Document<T>) -> Result<(), Failure> {
-        files::write(&self.staged_path(role), &document.to_bytes())
+        files::write(&self.staged_path(role), &document.to_bytes(), Place::Public)
     }
 
     fn stage_new<T: Issued>(&self, role: &str, mut signed: T) -> Result<(), Failure> {
@@ -229,7 +257,11 @@ impl Repository {
             let path = self.staged_path(role);
             return Ok(format!("{role} {version}: staged, {missing}; {}", path.display()));
         }
-        files::write(&self.metadata_path(&document.file(role)), &document.to_bytes())?;
+        files::write(
+            &self.metadata_path(&document.file(role)),
+            &document.to_bytes(),
+            Place::Public,
+        )?;
         let staged = self.staged_path(role);
         std::fs::remove_file(&staged)
             .map_err(|error| Failure(format!("{}: {error}", staged.display())))?;
@@ -318,7 +350,11 @@ impl Repository {
         document
             .verify(authority(root, role)?)
             .map_err(|error| Failure(format!("{error}; name the {role} key with --key")))?;
-        files::write(&self.metadata_path(&document.file(role)), &document.to_bytes())?;
+        files::write(
+            &self.metadata_path(&document.file(role)),
+            &document.to_bytes(),
+            Place::Public,
+        )?;
         Ok(format!("{role} {}: signed and published", document.signed().version()))
     }
 

@@ -10,6 +10,7 @@ use ocelli_tuf::schema::TargetFile;
 use ocelli_tuf::{Json, TargetPath};
 use std::path::Path;
 
+use crate::files::Place;
 use crate::{Failure, files};
 
 use super::Repository;
@@ -63,8 +64,8 @@ impl Repository {
         let mut target = TargetFile::of(&tar);
         target.custom = Some(custom.map_err(|error| Failure(error.to_string()))?);
         let path = release_path(&id.name, &id.version);
-        files::write(&self.target_path(&path, &digest(&tar)), &tar)?;
-        files::write(&self.dir.join("chunks").join(sha256.to_string()), &index)?;
+        files::write(&self.target_path(&path, &digest(&tar)), &tar, Place::Public)?;
+        files::write(&self.dir.join("chunks").join(sha256.to_string()), &index, Place::Public)?;
         let path: TargetPath = path.parse().map_err(|error| Failure(format!("{error}")))?;
         Ok(Packed { path, file: target, title: format!("{} {}", id.name, id.version) })
     }
