@@ -5,6 +5,7 @@ mod cmd;
 mod connection;
 mod demo;
 mod files;
+mod fleet;
 mod keys;
 mod push;
 mod repo;

@@ -14,9 +14,12 @@ use tokio::time::Instant;
 
 use crate::connection::{Broker, Message};
 use crate::demo::update::describe;
+use crate::fleet;
 use crate::sequence::{Arrival, Sequence};
 use crate::{Failure, written};
 
+/// Retained messages come at once: who has none by then is unknown to the broker.
+const UNKNOWN_AFTER: Duration = Duration::from_secs(3);
 /// Findings shown on a line.
 const MAX_SHOWN: usize = 6;
 
@@ -29,6 +32,9 @@ const MAX_SHOWN: usize = 6;
 pub(crate) struct Arguments {
     /// Device to watch [default: all]
     device: Option<Id>,
+    /// One table of all devices, printed anew when it changes: model, state, progress and last outcome
+    #[arg(long, conflicts_with_all = ["json", "results"])]
+    fleet: bool,
     /// One JSON object a line: {"topic", "payload"}, and {"missing": {"device", "from", "to"}}
     #[arg(long)]
     json: bool,
@@ -50,8 +56,17 @@ pub(crate) async fn run(arguments: Arguments, out: &mut dyn Write) -> Result<(),
         None => format!("{root}/device/#"),
     };
     let mut link = arguments.broker.connect(&[filter]).await?;
-    let mut watcher =
-        Watcher { root: root.clone(), json: arguments.json, devices: BTreeMap::new() };
+    if arguments.fleet {
+        return fleet::show(&mut link, root, arguments.time, out).await;
+    }
+    let mut watcher = Watcher {
+        root: root.clone(),
+        json: arguments.json,
+        devices: BTreeMap::new(),
+        heard: false,
+    };
+    let known_by = Instant::now() + UNKNOWN_AFTER;
+    let mut told_unknown = false;
     let end = arguments.time.map(|time| Instant::now() + time);
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     'watching: loop {
@@ -61,6 +76,10 @@ pub(crate) async fn run(arguments: Arguments, out: &mut dyn Write) -> Result<(),
             tokio::select! {
                 message = &mut next => break message?,
                 _ = tick.tick() => {
+                    if !watcher.heard && !told_unknown && Instant::now() >= known_by {
+                        told_unknown = true;
+                        tell_unknown(&unknown(arguments.device.as_ref()));
+                    }
                     for line in watcher.overdue(Instant::now().into_std()) {
                         written(writeln!(out, "{line}"))?;
                     }
@@ -78,11 +97,33 @@ pub(crate) async fn run(arguments: Arguments, out: &mut dyn Write) -> Result<(),
             break;
         }
     }
-    watcher.conclude(out)
+    watcher.conclude(out)?;
+    match watcher.heard {
+        true => Ok(()),
+        false => Err(Failure(unknown(arguments.device.as_ref()))),
+    }
+}
+
+/// What it means that not even a retained message came.
+fn unknown(device: Option<&Id>) -> String {
+    match device {
+        Some(device) => format!(
+            "the broker has never seen a device {device}, or does not let this user read its topics; ocelctl watch \
+             --fleet lists those it knows"
+        ),
+        None => "the broker knows no device, or does not let this user read their topics; check --root, and the \
+                 devices' mqtt.host"
+            .to_owned(),
+    }
+}
+
+fn tell_unknown(why: &str) {
+    // Nobody is left to tell when standard error is closed.
+    let _ = writeln!(std::io::stderr(), "ocelctl: {why}; still waiting");
 }
 
 /// Tells a disturbance without mixing it into the output.
-fn tell(why: &str) {
+pub(crate) fn tell(why: &str) {
     // Nobody is left to tell when standard error is closed.
     let _ = writeln!(std::io::stderr(), "ocelctl: {why}; trying again");
 }
@@ -92,11 +133,14 @@ struct Watcher {
     root: String,
     json: bool,
     devices: BTreeMap<String, Sequence>,
+    /// Whether anything came at all.
+    heard: bool,
 }
 
 impl Watcher {
     fn receive(&mut self, message: &Message, now: std::time::Instant) -> Option<String> {
         let (device, kind) = parse_device_topic(&self.root, &message.topic)?;
+        self.heard = true;
         let line = self.note(device, &kind, message, now);
         if !self.json {
             return line.map(|line| format!("{device:<12} {line}"));
@@ -272,7 +316,7 @@ mod tests {
     use crate::sequence::PATIENCE;
 
     fn watcher(json: bool) -> Watcher {
-        Watcher { root: "ocelli".to_owned(), json, devices: BTreeMap::new() }
+        Watcher { root: "ocelli".to_owned(), json, devices: BTreeMap::new(), heard: false }
     }
 
     fn message(topic: &str, payload: &str) -> Message {

@@ -140,6 +140,12 @@ fn an_operator_watches_and_commands_a_device() {
         assert_eq!(found.unwrap_or_else(|| panic!("no {topic}: {told}"))["payload"]["v"], 1);
     }
 
+    let table = done(&site.ocelctl(&["watch", "--fleet", "--for", "2s"], &[]));
+    let row = table.lines().find(|line| line.contains("dock-3")).unwrap_or_default();
+    for words in ["online", "tiny-classifier 0.1.0", "confirmed", "off"] {
+        assert!(row.contains(words), "{words}: {table}");
+    }
+
     let pong: Value =
         serde_json::from_str(&done(&site.ocelctl(&["cmd", "dock-3", "ping"], &[]))).unwrap();
     assert!(pong["boot_id"].is_string(), "{pong}");
@@ -172,8 +178,16 @@ fn a_device_that_nobody_has_seen_is_told_after_the_timeout() {
     assert!(told.contains("no answer from dock-4 within 1s"), "{told}");
     assert!(told.contains("never seen a device of that name"), "{told}");
     assert!((now() - asked).as_secs() < 20);
-    let nothing = done(&site.ocelctl(&["watch", "dock-4", "--for", "1s"], &[]));
-    assert!(!nothing.contains('#'), "{nothing}");
+    let nothing = failed(&site.ocelctl(&["watch", "dock-4", "--for", "1s"], &[]));
+    assert!(nothing.contains("never seen a device dock-4"), "{nothing}");
+    // Whoever waits longer is told meanwhile.
+    let output = site.ocelctl(&["watch", "dock-4", "--for", "5s"], &[]);
+    assert!(text(&output.stderr).contains("dock-4, or does not let"), "{output:?}");
+    assert!(text(&output.stderr).contains("still waiting"), "{output:?}");
+    let nobody = failed(&site.ocelctl(&["watch", "--for", "1s"], &[]));
+    assert!(nobody.contains("knows no device"), "{nobody}");
+    let table = done(&site.ocelctl(&["watch", "--fleet", "--for", "1s"], &[]));
+    assert!(table.contains("0 devices"), "{table}");
 }
 
 #[test]
