@@ -36,7 +36,14 @@ fn the_demonstration_finds_what_the_pictures_show() {
         assert!(drawn.starts_with(&[0xFF, 0xD8]) && drawn != original.unwrap(), "{picture}");
     }
     assert!(row("rocket").unwrap().contains("nothing"), "{told}");
-    for words in ["none missing", "Found as expected", "cat, cup, horse, person (2)"] {
+    for words in [
+        "1.1.0 confirmed",
+        "snapshot.json does not have the signed sha256 digest",
+        "timestamp has 0 valid signatures",
+        "none missing",
+        "Found as expected",
+        "cat, cup, horse, person (2)",
+    ] {
         assert!(told.contains(words), "{words}: {told}");
     }
 }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::{MODEL, Received, say};
 use crate::connection::{Link, nonce};
+use crate::files::Place;
 use crate::{Failure, files, keys};
 
 const ROLES: [&str; 6] = ["root", "targets", "releases", "rollout", "snapshot", "timestamp"];
@@ -28,7 +29,8 @@ impl Publisher {
     /// Makes keys and an empty repository.
     pub(super) async fn new(folder: PathBuf) -> Result<Self, Failure> {
         let publisher = Self { folder, passphrase: format!("{:016x}{:016x}", nonce(), nonce()) };
-        files::write(&publisher.folder.join("README"), b"Keys of a demonstration.\n")?;
+        let readme = publisher.folder.join("README");
+        files::write(&readme, b"Keys of a demonstration.\n", Place::Public)?;
         for role in ROLES {
             publisher.run(&["keys", "new", &format!("keys/{role}")]).await?;
         }
@@ -64,6 +66,26 @@ impl Publisher {
         Ok(told.lines().last().unwrap_or_default().to_owned())
     }
 
+    /// Changes the newest snapshot on its way to the broker: one digit of its end, as somebody would who wants to keep devices on it.
+    async fn tamper(&self, port: u16) -> Result<(), Failure> {
+        let online = ["--key", "keys/snapshot.key", "--key", "keys/timestamp.key"];
+        let rollout = ["repo", "rollout", MODEL, VERSIONS[0], "--attempt", "2", "--key"];
+        self.run(&[&rollout[..], &["keys/rollout.key"], &online].concat()).await?;
+        let folder = self.folder.join("repo/metadata");
+        let version = |name: &str| name.strip_suffix(".snapshot.json")?.parse::<u64>().ok();
+        let names = std::fs::read_dir(&folder)
+            .map_err(|error| Failure(format!("{}: {error}", folder.display())))?
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let newest = names.filter_map(|name| version(&name)).max().unwrap_or_default();
+        let path = folder.join(format!("{newest}.snapshot.json"));
+        let signed = files::read(&path)?;
+        let text =
+            String::from_utf8_lossy(&signed).replacen("\"expires\":\"20", "\"expires\":\"30", 1);
+        files::write(&path, text.as_bytes(), Place::Public)?;
+        self.run(&["push", "--port", &port.to_string()]).await?;
+        files::write(&path, &signed, Place::Public)
+    }
+
     /// Runs a command of this program in the folder.
     async fn run(&self, words: &[&str]) -> Result<String, Failure> {
         let program = std::env::current_exe()
@@ -85,7 +107,7 @@ impl Publisher {
     }
 }
 
-/// Shows an update that is taken and one that is refused, while results go on.
+/// Shows an update that is taken and two that are refused, while results go on.
 pub(super) async fn show(
     publisher: &Publisher,
     package: &Path,
@@ -116,10 +138,18 @@ pub(super) async fn show(
         ),
     )?;
 
+    say(out, "6. tampering     the next metadata is pushed with one digit changed after signing")?;
+    publisher.tamper(port).await?;
+    follow(link, received, patience, out, |model| {
+        model.update.reason.as_ref().is_some_and(|why| why.contains("snapshot.json"))
+    })
+    .await?;
+    say(out, &format!("                 refused; {MODEL} {second} goes on"))?;
+
     say(
         out,
         &format!(
-            "6. forgery       {MODEL} {forged} signed with keys of a stranger, pushed to the same repository"
+            "   forgery       {MODEL} {forged} signed with keys of a stranger, pushed to the same repository"
         ),
     )?;
     let stranger = Publisher::new(publisher.folder.join("stranger")).await?;
@@ -217,7 +247,7 @@ fn copy_as(from: &Path, to: &Path, version: &str) -> Result<(), Failure> {
             }
             _ => bytes.to_vec(),
         };
-        files::write(&to.join(name), &bytes)?;
+        files::write(&to.join(name), &bytes, Place::Public)?;
     }
     Ok(())
 }
