@@ -33,6 +33,8 @@ step the binary in the integration tests
         cargo nextest run --profile emulated --locked --workspace --lib --bins --tests --examples
     else
         cargo test --locked --package ocelli --test cli --test run --test agent --test watchdog
+        cargo build --locked --workspace --bins
+        cargo test --locked --package ocelctl --test update -- _wrong_answers_and_a_stranger_
     fi
 )
 

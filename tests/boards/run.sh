@@ -33,6 +33,8 @@ for architecture in "${architectures[@]}"; do
 done
 
 rm -f "$target/tmp/boards/figures.md"
+# For model updates, which are pushed from here.
+cargo build --locked --workspace --bin ocelctl
 # One at a time: each emulates a whole board.
 cargo test --locked --workspace --test boards -- --ignored --test-threads=1 "$@"
 if [ -e "$target/tmp/boards/figures.md" ]; then

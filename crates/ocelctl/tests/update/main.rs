@@ -14,5 +14,8 @@ mod attacks;
 mod ceremony;
 mod figures;
 mod kill;
+mod race;
 mod site;
+mod staged;
 mod swap;
+mod trial;

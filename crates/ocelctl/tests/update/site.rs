@@ -162,6 +162,15 @@ impl Watcher {
         })
     }
 
+    pub(super) fn wait_confirmed_of(&self, device: &str, version: &str, agent: &Agent) {
+        let confirmed = |model: ModelState| {
+            model.running.version == version && model.running.state == Trust::Confirmed
+        };
+        let came = wait_until(PATIENCE, || self.model_of(device).is_some_and(confirmed));
+        let model = self.model_of(device);
+        assert!(came, "{device}, {version} confirmed: {model:#?}\n{}", agent.log());
+    }
+
     pub(super) fn results(&self) -> Vec<FrameResult> {
         let messages = self.messages.lock().unwrap();
         let results = messages.iter().filter(|(topic, _)| topic.contains("/result/"));

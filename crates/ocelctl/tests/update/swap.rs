@@ -16,6 +16,12 @@ fn a_pushed_model_takes_over_without_losing_or_doubling_a_result_and_an_older_on
     let pushed = now();
     site.push();
     let model = site.watcher.wait_confirmed("0.2.0", &agent);
+    let messages = site.watcher.messages.lock().unwrap().clone();
+    let of_new = |(topic, state): &&(String, serde_json::Value)| {
+        topic.ends_with("/model") && state["running"]["version"] == "0.2.0"
+    };
+    let first = messages.iter().find(of_new).unwrap();
+    assert_eq!(first.1["running"]["state"], "trial", "{first:?}");
     println!("push to confirmed: {:.1} s", (now() - pushed).as_secs_f32());
     assert_eq!(model.running.slot, "a");
     let last = model.update.last.unwrap();
