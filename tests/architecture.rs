@@ -140,6 +140,47 @@ fn every_file_says_what_it_is() {
     assert!(silent.is_empty(), "files without a //! line at the top: {silent:#?}");
 }
 
+/// Each row of the tables of attacks in `docs/threat-model.md` is `| attack | error | test |`.
+#[test]
+fn every_attack_of_the_threat_model_has_a_test_that_speaks_of_its_error() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("docs/threat-model.md")).unwrap();
+    let (mut rows, mut wrong) = (0, Vec::new());
+    for line in text.lines().filter(|line| line.contains(".rs` `")) {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let ["", attack, error, test, ""] = cells[..] else {
+            panic!("not three cells: {line}");
+        };
+        let [file, name] = quoted(test)[..] else { panic!("no file and test: {line}") };
+        let source = std::fs::read_to_string(root.join(file)).unwrap_or_default();
+        let body = source.split(&format!("fn {name}()")).nth(1).unwrap_or_default();
+        let body = body.split("\n}\n").next().unwrap_or_default().to_lowercase();
+        let spoken = quoted(error).into_iter().all(|error| speaks_of(&body, error));
+        if body.is_empty() || !spoken {
+            wrong.push(format!("{attack}: {file} {name}: {error}"));
+        }
+        rows += 1;
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(rows > 50, "{rows} rows");
+}
+
+/// What stands between backticks.
+fn quoted(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}
+
+/// An error variant by its last word, any other error by a text of the test that is part of it.
+fn speaks_of(body: &str, error: &str) -> bool {
+    if error.chars().all(char::is_alphanumeric) {
+        let last = error.rfind(char::is_uppercase).unwrap_or_default();
+        return body.contains(&error[last..].to_lowercase());
+    }
+    let error = error.to_lowercase();
+    let texts = body.split('"').skip(1).step_by(2);
+    texts.filter(|text| text.len() >= 5).any(|text| error.contains(text))
+}
+
 /// All Rust files below a folder of the repository, with their text.
 fn sources(folder: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
