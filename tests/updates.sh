@@ -26,7 +26,7 @@ for part; do
             fi
             OCELLI_PYTHON_TUF=$python run --test update -- --ignored python_tuf
             ;;
-        fuzz) OCELLI_FUZZ_SECONDS=${OCELLI_FUZZ_SECONDS:-600} run --release --test fuzz -- --test-threads 2 ;;
+        fuzz) OCELLI_FUZZ_SECONDS=${OCELLI_FUZZ_SECONDS:-600} run --test fuzz -- --test-threads 1 ;;
         *) echo "updates.sh: no part $part; there are kill, fleet, classifier, python and fuzz" >&2; exit 2 ;;
     esac
 done
