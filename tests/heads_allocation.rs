@@ -1,44 +1,19 @@
 //! Heads allocate nothing per picture once they have seen a busy one: counted by the allocator itself.
-#![expect(unsafe_code, reason = "an allocator that counts is an unsafe trait; it only forwards")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "support/allocations.rs"]
+mod allocations;
+
 use std::sync::Arc;
 
+use allocations::{Watched, during, note};
 use ocelli::detection::Findings;
 use ocelli::tensor::{ElementType, TensorSpec, TensorView, Values};
 use ocelli::vision::Geometry;
 use ocelli::vision::postprocess::{self, Head};
 use ocelli_protocol::manifest::{self, Task};
 
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: every call is passed on unchanged to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promises are the system allocator's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: as above.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: Watched = Watched(note);
 
 #[test]
 fn decoding_allocates_nothing_in_steady_state() {
@@ -84,10 +59,9 @@ fn steady_state(mut head: Box<dyn Head>, specs: &[TensorSpec]) -> (usize, usize)
     let mut counts = [0; 3];
     for round in 0..4 {
         for (outputs, count) in views.iter().zip(&mut counts) {
-            let before = ALLOCATIONS.get();
-            head.decode(outputs, &geometry, &mut findings).expect("the outputs it was built for");
-            let allocations = ALLOCATIONS.get() - before;
-            assert!(round == 0 || allocations == 0, "{allocations} in round {round}");
+            let (result, requests) = during(|| head.decode(outputs, &geometry, &mut findings));
+            result.expect("the outputs it was built for");
+            assert!(round == 0 || requests.count == 0, "{requests:?} in round {round}");
             *count = match &findings {
                 Findings::Detections(found) => found.len(),
                 Findings::Classes(found) => found.len(),

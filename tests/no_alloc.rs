@@ -4,12 +4,16 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may panic")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+#[path = "support/allocations.rs"]
+#[expect(dead_code, reason = "counts its own threads")]
+mod allocations;
+
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use allocations::Watched;
 use ocelli::camera::{Camera, CameraError, CameraInfo, Capture, Sink};
 use ocelli::clock::{Clock, SystemClock};
 use ocelli::detection::Findings;
@@ -29,38 +33,15 @@ thread_local! {
     static EXEMPT: Cell<bool> = const { Cell::new(false) };
 }
 
-struct CountingAllocator;
-
-fn count() {
+fn count(_: usize) {
     let exempt = EXEMPT.try_with(Cell::get).unwrap_or(true);
     if COUNTING.load(Ordering::Relaxed) && !exempt {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-#[expect(unsafe_code, reason = "an allocator is an unsafe trait; every call goes to the system's")]
-// SAFETY: every method passes its arguments to `System`, which keeps the trait's contract.
-unsafe impl GlobalAlloc for CountingAllocator {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of `dealloc`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps the contract of `realloc`.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: CountingAllocator = CountingAllocator;
+static ALLOCATOR: Watched = Watched(count);
 
 /// 640x480 YUYV, another brightness each frame.
 struct Synthetic(CameraInfo, u64);

@@ -1,40 +1,19 @@
 //! Preprocessing allocates for the first frame of a size, and never again. MJPEG is the exception: the decoder takes
 //! its tables and rows anew for each picture, and the test bounds how much.
-#![expect(unsafe_code, reason = "a counting allocator is one by definition")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
+#[path = "support/allocations.rs"]
+mod allocations;
 
+use allocations::{Requests, Watched, during, note};
 use ocelli::clock::{Clock as _, SystemClock};
 use ocelli::frame::{Frame, PixelFormat};
 use ocelli::tensor::{ElementType, Quantisation, Tensor, TensorSpec};
 use ocelli::vision::preprocess::{Preprocess as _, Preprocessor};
 use ocelli_protocol::manifest::{Anchor, Color, Input, Interpolation, Resize};
 
-struct Counting;
-
-static COUNT: AtomicUsize = AtomicUsize::new(0);
-static BYTES: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNT.fetch_add(1, Ordering::Relaxed);
-        BYTES.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: Watched = Watched(note);
 
-// One test, so that no other thread allocates meanwhile.
 #[test]
 fn frames_after_the_first_do_not_allocate() {
     let (width, height) = (320, 240);
@@ -59,7 +38,7 @@ fn frames_after_the_first_do_not_allocate() {
         let frame = Frame { data, width, height, stride, format, ..empty };
         for resize in [Resize::Letterbox, Resize::Crop, Resize::Stretch] {
             for element in [ElementType::F32, ElementType::U8, ElementType::I8] {
-                let (count, bytes) = allocations_of_second_run(&frame, resize, element);
+                let Requests { count, bytes } = requests_of_second_run(&frame, resize, element);
                 match format {
                     PixelFormat::Mjpeg => assert!(
                         bytes < 1024 * 1024,
@@ -72,11 +51,7 @@ fn frames_after_the_first_do_not_allocate() {
     }
 }
 
-fn allocations_of_second_run(
-    frame: &Frame,
-    resize: Resize,
-    element: ElementType,
-) -> (usize, usize) {
+fn requests_of_second_run(frame: &Frame, resize: Resize, element: ElementType) -> Requests {
     let input = Input {
         tensor: "input".to_owned(),
         width: 96,
@@ -96,7 +71,7 @@ fn allocations_of_second_run(
     let mut tensor = Tensor::zeros(spec);
     let mut preprocessor = Preprocessor::quantised(&input, quantisation);
     preprocessor.run(frame, &mut tensor.view_mut()).expect("a picture");
-    let (count, bytes) = (COUNT.load(Ordering::Relaxed), BYTES.load(Ordering::Relaxed));
-    preprocessor.run(frame, &mut tensor.view_mut()).expect("a picture");
-    (COUNT.load(Ordering::Relaxed) - count, BYTES.load(Ordering::Relaxed) - bytes)
+    let (result, requests) = during(|| preprocessor.run(frame, &mut tensor.view_mut()));
+    result.expect("a picture");
+    requests
 }

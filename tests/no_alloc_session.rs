@@ -1,12 +1,14 @@
 //! A run of a session costs no allocation besides tract's own: none where a delegate runs the whole net, and with
 //! tract as many in each frame as in the one before.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "support/allocations.rs"]
+mod allocations;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use allocations::{Requests, Watched, during, note};
 use ocelli::clock::{Clock, SystemClock};
 use ocelli::inference::delegate::{
     CompileError, CompiledSegment, Delegate, DeviceInfo, RunError, Segment, SegmentIo, Unavailable,
@@ -15,43 +17,10 @@ use ocelli::inference::graph::{GraphView, NodeSet};
 use ocelli::inference::{Session, SessionOptions};
 use ocelli::tensor::{Tensor, TensorView, TensorViewMut, ValuesMut};
 
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-    static BYTES: Cell<u64> = const { Cell::new(0) };
-}
-
-struct CountingAllocator;
-
-fn count(size: usize) {
-    // A thread that is about to end has no counter any more.
-    if ALLOCATIONS.try_with(|count| count.set(count.get() + 1)).is_ok() {
-        BYTES.with(|bytes| bytes.set(bytes.get() + size as u64));
-    }
-}
-
-#[expect(unsafe_code, reason = "an allocator is an unsafe trait; every call goes to the system's")]
-// SAFETY: every method passes its arguments to `System`, which keeps the trait's contract.
-unsafe impl GlobalAlloc for CountingAllocator {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size());
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of `dealloc`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count(size);
-        // SAFETY: the caller keeps the contract of `realloc`.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: CountingAllocator = CountingAllocator;
+static ALLOCATOR: Watched = Watched(note);
+
+const NOTHING: Requests = Requests { count: 0, bytes: 0 };
 
 /// Claims all nodes, and answers the first value of its input everywhere.
 struct Everything;
@@ -97,8 +66,8 @@ impl CompiledSegment for First {
     }
 }
 
-/// Allocations and bytes of each of some runs, after two that do not count.
-fn cost_of_runs(model: &str, delegates: &[Arc<dyn Delegate>]) -> Vec<(u64, u64)> {
+/// Requests of each of some runs, after two that do not count.
+fn cost_of_runs(model: &str, delegates: &[Arc<dyn Delegate>]) -> Vec<Requests> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(model).join("model.onnx");
     let onnx = std::fs::read(file).expect("a model of the zoo");
     let clock = Arc::new(SystemClock);
@@ -108,10 +77,10 @@ fn cost_of_runs(model: &str, delegates: &[Arc<dyn Delegate>]) -> Vec<(u64, u64)>
     let input = Tensor::zeros(session.inputs()[0].clone());
     let mut costs = Vec::with_capacity(6);
     for _ in 0..costs.capacity() {
-        let before = (ALLOCATIONS.get(), BYTES.get());
         let deadline = clock.now() + Duration::from_secs(60);
-        session.run(&[input.view()], deadline).expect("it runs");
-        costs.push((ALLOCATIONS.get() - before.0, BYTES.get() - before.1));
+        let (result, requests) = during(|| session.run(&[input.view()], deadline).map(drop));
+        result.expect("it runs");
+        costs.push(requests);
     }
     costs.split_off(2)
 }
@@ -119,7 +88,7 @@ fn cost_of_runs(model: &str, delegates: &[Arc<dyn Delegate>]) -> Vec<(u64, u64)>
 #[test]
 fn a_session_allocates_nothing_around_a_delegate() {
     for model in ["efficientnet-lite0", "nanodet-g-coco", "centerface"] {
-        assert_eq!(cost_of_runs(model, &[Arc::new(Everything)]), [(0, 0); 4], "{model}");
+        assert_eq!(cost_of_runs(model, &[Arc::new(Everything)]), [NOTHING; 4], "{model}");
     }
 }
 
@@ -128,7 +97,7 @@ fn the_int8_engine_allocates_nothing() {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     for model in ["efficientnet-lite0", "nanodet-g-coco", "centerface"] {
         let engine = ocelli::inference::delegates(&["int8".to_owned()], &clock);
-        assert_eq!(cost_of_runs(model, &engine), [(0, 0); 4], "{model}");
+        assert_eq!(cost_of_runs(model, &engine), [NOTHING; 4], "{model}");
     }
 }
 
@@ -136,6 +105,6 @@ fn the_int8_engine_allocates_nothing() {
 fn tract_allocates_the_same_in_each_frame() {
     let costs = cost_of_runs("efficientnet-lite0", &[]);
     println!("efficientnet-lite0: allocations and bytes of a run {costs:?}");
-    assert!(costs[0].0 > 0, "the allocator counts");
+    assert!(costs[0].count > 0, "the allocator counts");
     assert!(costs.iter().all(|cost| *cost == costs[0]), "{costs:?}");
 }
