@@ -316,7 +316,10 @@ fn wait(mut old: oneshot::Receiver<Detector>, clock: &dyn Clock) -> Result<Detec
                 return Err("the pipeline ended before the swap".to_owned());
             }
             Err(oneshot::error::TryRecvError::Empty) if clock.now() > end => {
-                return Err(format!("no swap within {} s: inference hangs", SWAP_WAIT.as_secs()));
+                // From here on it cannot happen any more, unless it just has.
+                old.close();
+                let hangs = || format!("no swap within {} s: inference hangs", SWAP_WAIT.as_secs());
+                return old.try_recv().map_err(|_| hangs());
             }
             Err(oneshot::error::TryRecvError::Empty) => {
                 std::thread::sleep(Duration::from_millis(5));

@@ -94,15 +94,18 @@ impl Inference {
     fn swap(&mut self) {
         let Some((detector, sender)) = self.shared.swap.take() else { return };
         let old = std::mem::replace(&mut self.detector, detector);
-        self.shared.counters.swaps.add_one();
         // Times of the old model say nothing about the new one.
         self.shared.stages.inference.clear();
+        if let Err(old) = sender.send(old) {
+            // Who asked has given up meanwhile and says that the old one goes on.
+            self.detector = old;
+            return;
+        }
+        self.shared.counters.swaps.add_one();
         self.reasons.clear();
         self.panics = 0;
         let model = self.detector.model();
         log::info!("model swapped name={} version={}", model.name, model.version);
-        // Nobody may want the old one; then it is dropped here.
-        let _ = sender.send(old);
     }
 
     /// Fills `report` from the frame of a stream; `false` when the frame brought none.

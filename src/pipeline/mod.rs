@@ -265,7 +265,8 @@ impl Control {
     }
 
     /// Makes `detector` look at every frame from the next on. No frame is lost or looked at twice for it. The receiver
-    /// gets the detector that looked before; it gets nothing when another swap or the end came first.
+    /// gets the detector that looked before; it gets nothing when another swap or the end came first. Without the
+    /// receiver there is no swap: who drops or closes it before has taken the offer back.
     ///
     /// # Errors
     /// [`ControlError::Ended`] after the end.

@@ -336,6 +336,24 @@ fn a_hot_swap_loses_and_doubles_no_frame() {
 }
 
 #[test]
+fn a_swap_that_was_given_up_never_happens() {
+    let (stream, steps) = scripted("front", None, Gate::Open);
+    let latch = Arc::new(Latch::default());
+    let (first, runs) = detector("1.0.0", vec![Run::Hang(Arc::clone(&latch))]);
+    let (pipeline, mut reports) = start(vec![stream], first);
+    let control = pipeline.control();
+    steps.send(Step::Frame).unwrap();
+    eventually("the first frame is looked at", || runs.load(Ordering::SeqCst) == 1);
+    drop(control.swap(detector("2.0.0", vec![]).0).unwrap());
+    latch.open();
+    next(&mut reports);
+    steps.send(Step::Frame).unwrap();
+    assert_eq!(next(&mut reports).model.version, "1.0.0");
+    assert_eq!(control.frames().swaps.total(), 0);
+    pipeline.stop(LONG).unwrap();
+}
+
+#[test]
 fn an_unplugged_camera_is_told_and_comes_back() {
     let (stream, steps) = scripted("front", None, Gate::Open);
     let (pipeline, mut reports) = start(vec![stream], detector("1.0.0", vec![]).0);
