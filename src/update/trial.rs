@@ -6,6 +6,8 @@
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +18,10 @@ pub use crate::update::limits::{Limits, confine};
 pub const COMMAND: &str = "try-model";
 /// Most of the child's output that is read.
 const MAX_REPORT_BYTES: u64 = 16 * 1024;
+/// How long the output may take to end after the child: something that it started may hold on to it.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How often, and how many times, a killed child is looked at. One that hangs in the kernel is left behind.
+const BURIAL: (Duration, u32) = (Duration::from_millis(10), 500);
 
 /// How a child is started.
 #[derive(Debug, Clone)]
@@ -54,6 +60,7 @@ pub enum Report {
 #[derive(Debug)]
 pub struct Trial {
     child: Child,
+    output: Receiver<Vec<u8>>,
     deadline: Instant,
     timeout: Duration,
 }
@@ -76,9 +83,11 @@ impl Trial {
         }
         // The child must not take the parent's place with the service manager.
         command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC");
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let (reader, writer) = io::pipe()?;
+        let output = listen(reader)?;
+        command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::null());
         let child = command.spawn()?;
-        Ok(Self { child, deadline: now + settings.timeout, timeout: settings.timeout })
+        Ok(Self { child, output, deadline: now + settings.timeout, timeout: settings.timeout })
     }
 
     /// What came of it, once the child has ended or its time is up.
@@ -97,13 +106,10 @@ impl Trial {
 
     fn judge(&mut self, status: ExitStatus) -> Result<(), String> {
         let mut text = Vec::new();
-        let output = self.child.stdout.take();
-        let read = output.map(|pipe| pipe.take(MAX_REPORT_BYTES).read_to_end(&mut text));
-        let report = match read {
-            Some(Ok(_)) => serde_json::from_slice::<Report>(&text).ok(),
-            _ => None,
-        };
-        match report {
+        while let Ok(bytes) = self.output.recv_timeout(LAST_WORDS) {
+            text.extend(bytes);
+        }
+        match serde_json::from_slice::<Report>(&text).ok() {
             Some(Report::Passed { golden, memory_bytes }) if status.success() => {
                 let mebibytes = memory_bytes.unwrap_or(0) >> 20;
                 log::info!("update trial passed golden={golden} memory_mib={mebibytes}");
@@ -119,8 +125,34 @@ impl Trial {
     fn kill(&mut self) {
         // It may have ended by itself.
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        let (pause, times) = BURIAL;
+        for _ in 0..times {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            thread::sleep(pause);
+        }
+        log::error!(
+            "update: the process {} of a trial cannot be ended; it is left",
+            self.child.id()
+        );
     }
+}
+
+/// What arrives at a pipe, up to [`MAX_REPORT_BYTES`], read by a thread of its own that ends with the pipe.
+fn listen(pipe: io::PipeReader) -> io::Result<Receiver<Vec<u8>>> {
+    let (sender, output) = channel();
+    let read = move || {
+        let mut pipe = pipe.take(MAX_REPORT_BYTES);
+        let mut bytes = [0; 1024];
+        while let Ok(count @ 1..) = pipe.read(&mut bytes) {
+            if sender.send(bytes[..count].to_vec()).is_err() {
+                return;
+            }
+        }
+    };
+    thread::Builder::new().name("trial-output".into()).spawn(read)?;
+    Ok(output)
 }
 
 impl Drop for Trial {
@@ -172,6 +204,15 @@ mod tests {
             let error = outcome(&script).unwrap_err();
             assert!(error.contains(says), "{script}: {error}");
         }
+    }
+
+    #[test]
+    fn nobody_waits_for_what_a_child_left_behind() {
+        let start = crate::clock::Clock::now(&crate::clock::SystemClock);
+        let script = r#"sleep 60 & echo '{"passed":{"golden":1,"memory_bytes":null}}'"#;
+        assert_eq!(outcome(script), Ok(()));
+        let end = crate::clock::Clock::now(&crate::clock::SystemClock);
+        assert!(end - start < Duration::from_secs(50), "it waited for the sleeper");
     }
 
     #[test]
