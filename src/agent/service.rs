@@ -274,7 +274,10 @@ impl Service {
                     Some(Event::Subscribed { filter, granted }) => self.on_subscribed(filter, granted),
                     None => return Err(AgentError::Task("reporter")),
                 },
-                Some(told) = told(&mut self.running.updates) => self.on_told(told).await,
+                told = told(&mut self.running.updates) => match told {
+                    Some(told) => self.on_told(told).await,
+                    None => self.updates_ended().await,
+                },
                 Some((id, verb, outcome)) = self.finished.recv() => {
                     if verb == "snapshot" {
                         self.snapshots -= 1;
@@ -458,6 +461,18 @@ impl Service {
         }
     }
 
+    /// The update thread is gone, by a fault of ours: detection goes on, and whoever waits for an update is told.
+    async fn updates_ended(&mut self) {
+        let why = "the update thread has ended by a fault of the agent; restart it";
+        log::error!("update: {why}");
+        self.audit("update", "agent", &json!({ "decision": "ended", "reason": why }));
+        self.running.updates = None;
+        let (reason, last) = (Some(why.to_owned()), self.update.last.take());
+        self.update =
+            UpdateState { state: UpdatePhase::Off, target: None, progress: None, reason, last };
+        self.publish(self.topics.model(), &self.model_state()).await;
+    }
+
     async fn subscribe(&self, topic: String) {
         if self.handle.subscribe(topic).await.is_err() {
             log::debug!("not subscribed: the reporter has ended");
@@ -488,8 +503,8 @@ impl Service {
 
     fn check_update(&self) -> Result<Value, CommandError> {
         let Some(updates) = &self.running.updates else {
-            let message = "updates are not configured; add [update] to the configuration";
-            return Err(commands::error("not-now", message));
+            let unset = "updates are not configured; add [update] to the configuration";
+            return Err(commands::error("not-now", self.update.reason.as_deref().unwrap_or(unset)));
         };
         match updates.asks.try_send(Ask::Event(update::Event::CheckNow)) {
             Ok(()) => Ok(json!({ "update": self.update })),
