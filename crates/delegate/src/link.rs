@@ -68,7 +68,8 @@ fn answer(value: isize) -> io::Result<usize> {
 fn wait(socket: BorrowedFd<'_>, events: i16, limit: Option<Duration>) -> io::Result<bool> {
     let mut ready = libc::pollfd { fd: socket.as_raw_fd(), events, revents: 0 };
     let limit = limit.map(|limit| libc::timespec {
-        tv_sec: libc::time_t::try_from(limit.as_secs().min(1 << 30)).unwrap_or(libc::time_t::MAX),
+        // At most 68 years: seconds have 32 or 64 bits.
+        tv_sec: i32::try_from(limit.as_secs()).unwrap_or(i32::MAX).into(),
         tv_nsec: limit.subsec_nanos() as libc::c_long,
     });
     let limit = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
