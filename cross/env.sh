@@ -44,10 +44,12 @@ zig_cargo() {
     if has_std "$target"; then
         environment+=("CARGO=$(command -v cargo)")
     elif has_debian_std; then
-        local name=${target^^}
+        local name=${target^^} flags=-Clink-self-contained=no
+        # These replace those of .cargo/config.toml.
+        [ "$target" != aarch64-unknown-linux-musl ] || flags+=" -Cllvm-args=-enable-machine-outliner=always"
         # The standard library is built along. Debian has no start files of musl; zig brings them.
         environment+=(CARGO=/usr/bin/cargo RUSTC=/usr/bin/rustc RUSTDOC=/usr/bin/rustdoc RUSTC_BOOTSTRAP=1
-            "CARGO_TARGET_${name//-/_}_RUSTFLAGS=-Clink-self-contained=no")
+            "CARGO_TARGET_${name//-/_}_RUSTFLAGS=$flags")
         options+=(-Z build-std=std,panic_unwind)
     else
         die "no standard library for $target; run cross/setup.sh $target first"
