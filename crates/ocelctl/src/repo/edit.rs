@@ -10,6 +10,7 @@ use ocelli_tuf::repository::{Document, SigningKey};
 use ocelli_tuf::schema::{Role, RoleKeys, Root, Snapshot, TargetFile, Targets, Timestamp};
 use ocelli_tuf::{DateTime, Key, TargetPath};
 
+use super::package::Packed;
 use super::{Repository, lifetime, package};
 use crate::files::Place;
 use crate::keys::{self, Passphrase};
@@ -199,8 +200,16 @@ pub(crate) fn run(command: Command, out: &mut dyn Write) -> Result<(), Failure> 
         Command::Add { package, role, common } => {
             let repository = Repository::open(&common.repo, now())?;
             let packed = repository.pack(&package)?;
-            repository.edit::<Targets>(&role, |targets| targets.add(&packed.path, packed.file))?;
-            (common, vec![format!("added {}", packed.title)])
+            if is_released(&repository, &role, &packed)? {
+                (
+                    common,
+                    vec![format!("{} is released already, the same to the byte", packed.title)],
+                )
+            } else {
+                let Packed { path, file, title } = packed;
+                repository.edit::<Targets>(&role, |targets| targets.add(&path, file))?;
+                (common, vec![format!("added {title}")])
+            }
         }
         Command::Remove { model, version, role, common } => {
             let repository = Repository::open(&common.repo, now())?;
@@ -358,6 +367,38 @@ fn roll_out(arguments: RolloutArguments) -> Result<(Common, Vec<String>), Failur
     Ok((common, vec![told]))
 }
 
+/// Whether this very package is released. A published version never changes: the roll-out would bring another content to
+/// every device at once, without the rollout key.
+fn is_released(repository: &Repository, role: &str, packed: &Packed) -> Result<bool, Failure> {
+    let published = repository.newest::<Targets>(role)?;
+    let path = packed.path.as_str();
+    let Some(file) = published.as_ref().and_then(|role| role.signed().targets.get(path)) else {
+        return Ok(false);
+    };
+    if file.hashes == packed.file.hashes {
+        return Ok(true);
+    }
+    Err(Failure(format!(
+        "{} is released with another content; give this package a version of its own",
+        packed.title
+    )))
+}
+
+/// Whether each beginning of an id is that of one key of the role: a slip must not leave a stolen key in place.
+fn are_keys(role: &str, keys: &RoleKeys, beginnings: &[String]) -> Result<(), Failure> {
+    for beginning in beginnings {
+        let found = keys.keyids.iter().filter(|id| id.as_str().starts_with(beginning)).count();
+        if found != 1 || beginning.is_empty() {
+            let ids: Vec<&str> = keys.keyids.iter().map(ocelli_tuf::KeyId::as_str).collect();
+            return Err(Failure(format!(
+                "{found} keys of {role} have an id that begins with \"{beginning}\", one is meant; it has {}",
+                ids.join(", ")
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn rotate(
     repository: &Repository,
     role: &str,
@@ -371,6 +412,7 @@ fn rotate(
     if top {
         let root = repository.latest::<Root>("root")?;
         let mut changed = root.signed().clone();
+        are_keys(role, &changed.roles[role], remove)?;
         let old: Vec<_> =
             changed.roles[role].keyids.iter().filter(|id| gone(id)).cloned().collect();
         old.iter().for_each(|id| changed.revoke(role, id));
@@ -391,6 +433,7 @@ fn rotate(
     let Some(delegation) = delegations.roles.iter().find(|one| one.name == role) else {
         return Err(Failure(format!("there is no role {role}; see ocelctl repo status")));
     };
+    are_keys(role, &delegation.keys, remove)?;
     let kept = delegation.keys.keyids.iter().filter(|id| !gone(id));
     let mut keys: Vec<Key> = kept.filter_map(|id| delegations.keys.get(id).cloned()).collect();
     keys.extend(add.iter().cloned());

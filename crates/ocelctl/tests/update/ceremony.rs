@@ -54,6 +54,14 @@ fn a_ceremony_of_two_of_three_people_passes_files() {
         told.contains("release      releases/tiny-classifier/tiny-classifier-0.2.0.tar"),
         "{told}"
     );
+    // What is released stays as it is.
+    let told = ok(path, &["repo", "add", "package-0.2.0", "--key", "keys/anna.key"]);
+    assert!(told.contains("released already, the same to the byte"), "{told}");
+    let manifest = path.join("package-0.2.0/manifest.toml");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    std::fs::write(&manifest, text + "# Another content.\n").unwrap();
+    let told = refused(path, &["repo", "add", "package-0.2.0", "--key", "keys/anna.key"]);
+    assert!(told.contains("is released with another content"), "{told}");
     // Ben's key is lost: the targets key lets the others go on.
     let public: Value =
         serde_json::from_slice(&std::fs::read(path.join("keys/ben.pub")).unwrap()).unwrap();
@@ -62,6 +70,11 @@ fn a_ceremony_of_two_of_three_people_passes_files() {
     let targets: Value = serde_json::from_str(&targets).unwrap();
     let known = targets["signed"]["delegations"]["keys"].as_object().unwrap();
     let (id, _) = known.iter().find(|(_, key)| key["keyval"] == public["keyval"]).unwrap();
+    for slip in ["0000000000", ""] {
+        let told = refused(path, &["repo", "rotate", "releases", "--remove", slip]);
+        assert!(told.contains("keys of releases have an id that begins with"), "{told}");
+        assert!(told.contains(id), "{told}");
+    }
     let words = ["repo", "rotate", "releases", "--remove", id, "--key", "keys/targets.key"];
     ok(path, &[&words[..], &["--key", "keys/anna.key", "--key", "keys/cleo.key"]].concat());
     ok_with(path, &["repo", "refresh"], &ONLINE);
