@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::connection::{Broker, Link, nonce};
 use crate::files::Place;
-use crate::{Failure, files, written};
+use crate::{Failure, absent, files, written};
 
 /// Arguments of `ocelctl audit`.
 #[derive(Debug, clap::Args)]
@@ -155,9 +155,10 @@ async fn fetch(
         let after = rows.last().map_or(0, |row| row.number);
         let asked = page(&mut link, arguments, &topics, after, &mut head);
         let page = tokio::time::timeout(arguments.timeout, asked).await;
-        let page = page.map_err(|_| {
-            Failure(format!("no answer from {device}; is it online? See ocelctl watch {device}"))
-        })??;
+        let Ok(page) = page else {
+            return Err(absent::no_answer(&arguments.broker, device, arguments.timeout).await);
+        };
+        let page = page?;
         // Reading the log adds a row to it: the end is a page with that row only.
         let more = page.rows.len() > 1;
         if page.rows.first().is_some_and(|row| row.number <= after) {

@@ -5,14 +5,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ocelli_protocol::Id;
-use ocelli_protocol::message::{Outcome, Presence, Reply, Request, Status};
+use ocelli_protocol::message::{Outcome, Reply, Request};
 use ocelli_protocol::topic::{DeviceTopic, DeviceTopics, parse_device_topic};
 use rumqttc::QoS;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use crate::connection::{Broker, Link, nonce};
-use crate::{Failure, written};
+use crate::files::Place;
+use crate::{Failure, absent, files, written};
 
 /// Arguments of `ocelctl cmd`.
 #[derive(Debug, clap::Args)]
@@ -53,7 +54,6 @@ fn parse_argument(text: &str) -> Result<(String, Value), String> {
 struct Answers {
     reply: Option<Reply<Value>>,
     picture: Option<Vec<u8>>,
-    status: Option<Status>,
 }
 
 /// Sends the request and waits.
@@ -61,7 +61,7 @@ pub(crate) async fn run(arguments: Arguments, out: &mut dyn Write) -> Result<(),
     let topics = DeviceTopics::new(&arguments.broker.root, &arguments.device);
     let id: Id =
         format!("ocelctl-{:016x}", nonce()).parse().map_err(|error| Failure(format!("{error}")))?;
-    let mut filters = vec![topics.status(), topics.reply(&id)];
+    let mut filters = vec![topics.reply(&id)];
     if arguments.save.is_some() {
         filters.push(format!("{}/device/{}/snapshot/+", arguments.broker.root, arguments.device));
     }
@@ -77,7 +77,17 @@ pub(crate) async fn run(arguments: Arguments, out: &mut dyn Write) -> Result<(),
     let waited = tokio::time::timeout_at(deadline, wait(&mut link, &arguments, &mut answers));
     match waited.await {
         Ok(outcome) => outcome?,
-        Err(_) => return Err(no_answer(&arguments, &answers)),
+        Err(_) if answers.reply.is_some() => {
+            let (device, waited) =
+                (&arguments.device, humantime::format_duration(arguments.timeout));
+            return Err(Failure(format!(
+                "{device} answered, but no picture came within {waited}; is its camera there? See ocelctl watch {device}"
+            )));
+        }
+        Err(_) => {
+            let Arguments { broker, device, timeout, .. } = &arguments;
+            return Err(absent::no_answer(broker, device, *timeout).await);
+        }
     }
     conclude(&arguments, answers, out)
 }
@@ -101,9 +111,6 @@ async fn wait(
                     Some(reply.map_err(|error| Failure(format!("unreadable answer: {error}")))?);
             }
             Some((_, DeviceTopic::Snapshot(_))) => answers.picture = Some(message.payload),
-            Some((_, DeviceTopic::Status)) => {
-                answers.status = serde_json::from_slice(&message.payload).ok();
-            }
             _ => {}
         }
         let refused =
@@ -115,30 +122,10 @@ async fn wait(
     }
 }
 
-/// Says what to check, from what the broker knows of the device.
-fn no_answer(arguments: &Arguments, answers: &Answers) -> Failure {
-    let device = &arguments.device;
-    let waited = humantime::format_duration(arguments.timeout);
-    let why = match (&answers.status, &answers.reply) {
-        (_, Some(_)) => format!(
-            "{device} answered, but no picture came within {waited}; is its camera there? See ocelctl watch {device}"
-        ),
-        (None, _) => format!(
-            "no answer from {device} within {waited}: this broker has never seen a device of that name; check the name and --root"
-        ),
-        (Some(status), _) if status.state == Presence::Offline => format!(
-            "no answer from {device} within {waited}: it is offline since {}; check its power, network and log",
-            status.since
-        ),
-        (Some(_), _) => format!(
-            "no answer from {device} within {waited} although it is online; try a longer --timeout, and check that the broker lets it read cmd/ and write reply/"
-        ),
-    };
-    Failure(why)
-}
-
 fn conclude(arguments: &Arguments, answers: Answers, out: &mut dyn Write) -> Result<(), Failure> {
-    let Some(reply) = answers.reply else { return Err(no_answer(arguments, &answers)) };
+    let Some(reply) = answers.reply else {
+        return Err(Failure(format!("{} gave no answer", arguments.device)));
+    };
     match reply.outcome {
         Outcome::Ok(value) => {
             let text =
@@ -153,8 +140,8 @@ fn conclude(arguments: &Arguments, answers: Answers, out: &mut dyn Write) -> Res
         }
     }
     if let (Some(path), Some(picture)) = (&arguments.save, answers.picture) {
-        std::fs::write(path, &picture)
-            .map_err(|error| Failure(format!("{}: {error}; check --save", path.display())))?;
+        files::write(path, &picture, Place::Public)
+            .map_err(|failure| Failure(format!("{failure}; check --save")))?;
         written(writeln!(out, "{}: {} bytes", path.display(), picture.len()))?;
     }
     Ok(())

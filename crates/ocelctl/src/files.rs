@@ -1,6 +1,6 @@
 //! Files with errors that name them; whole files replace old ones by one rename.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use crate::Failure;
@@ -9,7 +9,15 @@ use crate::Failure;
 const MAX_BYTES: u64 = 80 * 1024 * 1024;
 
 fn failed(path: &Path, error: &std::io::Error) -> Failure {
-    Failure(format!("{}: {error}", path.display()))
+    // A relative name says little to somebody who is in another folder than they think.
+    let folder = std::env::current_dir().ok().filter(|_| path.is_relative());
+    let looked = match folder {
+        Some(folder) if error.kind() == ErrorKind::NotFound => {
+            format!(" (looked in {})", folder.display())
+        }
+        _ => String::new(),
+    };
+    Failure(format!("{}: {error}{looked}", path.display()))
 }
 
 /// A whole file.
@@ -28,10 +36,9 @@ pub(crate) enum Place {
 
 /// Writes a whole file, on the disk when this returns; folders above it are made.
 pub(crate) fn write(path: &Path, bytes: &[u8], place: Place) -> Result<(), Failure> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
+    let folder = above(path);
     let written = || -> std::io::Result<()> {
-        std::fs::create_dir_all(folder)?;
+        make_folder(folder)?;
         // Temporary files are for their owner only.
         let mut file = tempfile::Builder::new().prefix(".ocelctl-").tempfile_in(folder)?;
         file.write_all(bytes)?;
@@ -45,9 +52,32 @@ pub(crate) fn write(path: &Path, bytes: &[u8], place: Place) -> Result<(), Failu
         }
         .map_err(|error| error.error)?;
         // The name must survive a power cut too.
-        std::fs::File::open(folder)?.sync_all()
+        sync_folder(folder)
     };
     written().map_err(|error| failed(path, &error))
+}
+
+/// The folder that a path lies in.
+fn above(path: &Path) -> &Path {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
+}
+
+/// Makes a folder and those above it; their names are on the disk when this returns.
+fn make_folder(folder: &Path) -> std::io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    make_folder(above(folder))?;
+    match std::fs::create_dir(folder) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    sync_folder(above(folder))
+}
+
+fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    std::fs::File::open(folder)?.sync_all()
 }
 
 #[cfg(unix)]

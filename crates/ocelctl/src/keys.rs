@@ -38,32 +38,64 @@ pub(crate) struct Passphrase {
 impl Passphrase {
     /// A passphrase in a file.
     #[cfg(test)]
-    fn in_file(path: &Path) -> Self {
+    pub(crate) fn in_file(path: &Path) -> Self {
         Self { passphrase_file: Some(path.to_owned()) }
     }
 
+    /// The passphrase of a key that exists.
     fn read(&self, key: &Path) -> Result<String, Failure> {
-        let text = match (&self.passphrase_file, std::env::var(PASSPHRASE)) {
-            (Some(path), _) => {
-                let text = files::read(path)?;
-                let text = String::from_utf8_lossy(&text).into_owned();
-                text.lines().next().unwrap_or_default().to_owned()
-            }
-            (None, Ok(text)) => text,
-            (None, Err(_)) => {
-                let prompt = format!("Passphrase of {}: ", key.display());
-                rpassword::prompt_password(prompt).map_err(|error| {
-                    Failure(format!(
-                        "no passphrase: {error}; see --passphrase-file and {PASSPHRASE}"
-                    ))
-                })?
-            }
-        };
-        if text.is_empty() {
-            return Err(Failure::new("the passphrase is empty; choose one of several words"));
+        match self.given()? {
+            Some(text) => not_empty(text),
+            None => not_empty(asked(rpassword::prompt_password(prompt("Passphrase", key)))?),
         }
-        Ok(text)
     }
+
+    /// The passphrase of a new key.
+    fn choose(&self, key: &Path) -> Result<String, Failure> {
+        match self.given()? {
+            Some(text) => not_empty(text),
+            None => asked_twice(key, |prompt| rpassword::prompt_password(prompt)),
+        }
+    }
+
+    /// From the file or the environment; `None`: a person is to be asked.
+    fn given(&self) -> Result<Option<String>, Failure> {
+        let Some(path) = &self.passphrase_file else { return Ok(std::env::var(PASSPHRASE).ok()) };
+        let text = files::read(path)
+            .map_err(|failure| Failure(format!("{failure}; check --passphrase-file")))?;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        Ok(Some(text.lines().next().unwrap_or_default().to_owned()))
+    }
+}
+
+fn prompt(what: &str, key: &Path) -> String {
+    format!("{what} of {}: ", key.display())
+}
+
+fn asked(answer: std::io::Result<String>) -> Result<String, Failure> {
+    answer.map_err(|error| {
+        Failure(format!("no passphrase: {error}; see --passphrase-file and {PASSPHRASE}"))
+    })
+}
+
+fn not_empty(text: String) -> Result<String, Failure> {
+    if text.is_empty() {
+        return Err(Failure::new("the passphrase is empty; choose one of several words"));
+    }
+    Ok(text)
+}
+
+/// A slip in what nobody sees while typing would make a key that nobody can use.
+fn asked_twice(
+    key: &Path,
+    mut ask: impl FnMut(String) -> std::io::Result<String>,
+) -> Result<String, Failure> {
+    let first = not_empty(asked(ask(prompt("New passphrase", key)))?)?;
+    let again = asked(ask("The same once more: ".to_owned()))?;
+    if first != again {
+        return Err(Failure::new("the two passphrases differ; no key was made, try again"));
+    }
+    Ok(first)
 }
 
 /// Runs `ocelctl keys`.
@@ -86,7 +118,7 @@ pub(crate) fn make(name: &Path, passphrase: &Passphrase) -> Result<String, Failu
             return Err(Failure(format!("{}: exists; choose another name", path.display())));
         }
     }
-    let text = passphrase.read(&secret)?;
+    let text = passphrase.choose(&secret)?;
     let der = SigningKey::generate().map_err(|error| Failure(error.to_string()))?;
     let key = SigningKey::from_pkcs8(&der).map_err(|error| Failure(error.to_string()))?;
     files::write(&secret, encrypt(&der, &text)?.as_bytes(), Place::Secret)?;
@@ -107,7 +139,10 @@ fn encrypt(der: &[u8], passphrase: &str) -> Result<String, Failure> {
 /// Reads a secret key.
 pub(crate) fn read(path: &Path, passphrase: &Passphrase) -> Result<SigningKey, Failure> {
     let bad = |detail: String| Failure(format!("{}: {detail}", path.display()));
-    let pem = String::from_utf8(files::read(path)?)
+    let bytes = files::read(path).map_err(|failure| {
+        Failure(format!("{failure}; --key names a secret key that `ocelctl keys new` made"))
+    })?;
+    let pem = String::from_utf8(bytes)
         .map_err(|_| bad("is no key file; expected what `ocelctl keys new` made".to_owned()))?;
     let (label, document) = SecretDocument::from_pem(&pem)
         .map_err(|error| bad(format!("{error}; expected what `ocelctl keys new` made")))?;
@@ -123,7 +158,9 @@ pub(crate) fn read(path: &Path, passphrase: &Passphrase) -> Result<SigningKey, F
 
 /// Reads a public key.
 pub(crate) fn read_public(path: &Path) -> Result<Key, Failure> {
-    let bytes = files::read(path)?;
+    let bytes = files::read(path).map_err(|failure| {
+        Failure(format!("{failure}; expected a .pub file of `ocelctl keys new`"))
+    })?;
     let key: Key = serde_json::from_slice(&bytes).map_err(|error| {
         Failure(format!("{}: {error}; expected a .pub file of `ocelctl keys new`", path.display()))
     })?;
@@ -140,6 +177,27 @@ fn with_ending(name: &Path, ending: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_passphrase_is_asked_for_twice() {
+        let answers = |texts: [&'static str; 2]| {
+            let mut texts = texts.into_iter();
+            let mut prompts = Vec::new();
+            let text = asked_twice(Path::new("keys/anna.key"), |prompt| {
+                prompts.push(prompt);
+                Ok(texts.next().unwrap().to_owned())
+            });
+            (text.map_err(|failure| failure.0), prompts.len())
+        };
+        assert_eq!(
+            answers(["three words here", "three words here"]).0.unwrap(),
+            "three words here"
+        );
+        let (told, asked) = answers(["three words here", "three wrods here"]);
+        assert!(told.unwrap_err().contains("differ; no key was made"));
+        assert_eq!(asked, 2);
+        assert!(answers(["", "x"]).0.unwrap_err().contains("is empty"));
+    }
 
     #[test]
     fn a_key_is_read_back_with_its_passphrase_only() {

@@ -1,5 +1,6 @@
 //! The operator's command line: sign and push models, watch a fleet, send commands, see a demonstration.
 
+mod absent;
 mod audit;
 mod cmd;
 mod connection;

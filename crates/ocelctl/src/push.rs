@@ -12,7 +12,7 @@ use ocelli_tuf::metadata_file;
 use ocelli_tuf::schema::{Root, Snapshot, Targets, Timestamp};
 
 use crate::connection::{Broker, Link};
-use crate::repo::{Content, Repository, now};
+use crate::repo::{Content, Held, Repository, now};
 use crate::{Failure, files, written};
 
 /// Releases whose chunks and metadata stay on the broker beside the current ones.
@@ -26,8 +26,18 @@ pub(crate) struct Arguments {
     /// Folder of the repository
     #[arg(long, value_name = "DIR", default_value = "repo")]
     repo: PathBuf,
+    /// Push although something that every device needs has expired
+    #[arg(long)]
+    allow_expired: bool,
     #[command(flatten)]
     broker: Broker,
+}
+
+/// What to do with a repository that no device would take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Expired {
+    Refuse,
+    Allow,
 }
 
 /// Arguments of `ocelctl prune`.
@@ -54,20 +64,50 @@ struct Wanted {
 /// Runs `ocelctl push`.
 pub(crate) async fn run(arguments: Arguments, out: &mut dyn Write) -> Result<(), Failure> {
     let repository = Repository::open(&arguments.repo, now())?;
-    push(&repository, &arguments.broker, out).await
+    let expired = if arguments.allow_expired { Expired::Allow } else { Expired::Refuse };
+    push(&repository, expired, &arguments.broker, out).await
+}
+
+/// Tells what the push does not bring to devices, and refuses what none would take.
+fn look_over(
+    repository: &Repository,
+    expired: Expired,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let mut over = Vec::new();
+    for ending in repository.endings()? {
+        if expired == Expired::Refuse && ending.stops_updates() {
+            over.push(ending.to_string());
+        } else {
+            written(writeln!(out, "warning: {ending}"))?;
+        }
+    }
+    if !over.is_empty() {
+        return Err(Failure(format!(
+            "no device would take this: {}; --allow-expired pushes it all the same",
+            over.join("; ")
+        )));
+    }
+    let told = repository.unpublished()?;
+    if repository.newest::<Timestamp>("timestamp")?.is_none() {
+        return Err(Failure(format!("nothing to push yet: {}", told.join("; "))));
+    }
+    told.iter().try_for_each(|line| written(writeln!(out, "warning: not pushed: {line}")))
 }
 
 /// Brings a repository to a broker and verifies what the broker then holds.
-pub(crate) async fn push(
+async fn push(
     repository: &Repository,
+    expired: Expired,
     broker: &Broker,
     out: &mut dyn Write,
 ) -> Result<(), Failure> {
+    look_over(repository, expired, out)?;
     let topics = RepoTopics::new(&broker.root, &repository.id);
     let wanted = wanted(repository, &topics)?;
     let mut link = broker.connect(&[]).await?;
     let probe = topics.metadata("probe");
-    not_newer(repository, &mut link, &wanted.timestamp, &probe).await?;
+    not_behind(repository, &mut link, &topics).await?;
     let (mut bytes, mut messages) = (0, 0);
     let parts = [wanted.chunks, wanted.metadata, vec![wanted.timestamp], vec![wanted.head]];
     let all: usize = parts.iter().map(Vec::len).sum();
@@ -129,27 +169,29 @@ impl Bar {
     }
 }
 
-/// Refuses to replace a newer timestamp of this repository by an older one: devices would refuse it, and wait. What others
-/// wrote there does not count.
-async fn not_newer(
+/// Refuses to write over, or to remove, what this folder does not know of: devices would refuse what is older, and wait.
+async fn not_behind(
     repository: &Repository,
     link: &mut Link,
-    (topic, own): &(String, Vec<u8>),
-    probe: &str,
+    topics: &RepoTopics,
 ) -> Result<(), Failure> {
-    let held = link.retained(std::slice::from_ref(topic), probe).await?;
-    let Some(held) = held.into_iter().find(|one| one.topic == *topic && one.payload != *own) else {
-        return Ok(());
-    };
-    let theirs = repository.signed_timestamp(&held.payload)?;
-    let ours = repository.signed_timestamp(own)?;
-    match (theirs, ours) {
-        (Some(theirs), Some(ours)) if theirs >= ours => Err(Failure(format!(
-            "the broker holds timestamp {theirs} of this repository, signed by its key; this folder has {ours}: somebody \
-             pushed from another copy. Push from the newest one, or bring this one up to it"
-        ))),
-        _ => Ok(()),
+    let probe = topics.metadata("probe");
+    let mut held = Held::new();
+    let mut files = repository.telling_files();
+    while !files.is_empty() {
+        let filters: Vec<String> = files.iter().map(|file| topics.metadata(file)).collect();
+        let found = link.retained(&filters, &probe).await?;
+        for (file, topic) in files.iter().zip(&filters) {
+            let message = found.iter().find(|one| one.topic == *topic);
+            held.extend(message.map(|one| (file.clone(), one.payload.clone())));
+        }
+        let snapshot = Repository::snapshot_of(&held);
+        files = snapshot
+            .into_iter()
+            .filter(|file| !files.contains(file) && !held.contains_key(file))
+            .collect();
     }
+    repository.not_behind(&held)
 }
 
 /// Those messages that the broker does not hold byte for byte.
@@ -211,6 +253,7 @@ pub(crate) async fn prune(arguments: PruneArguments, out: &mut dyn Write) -> Res
     let topics = RepoTopics::new(&arguments.broker.root, &repository.id);
     let kept = kept(&repository, &topics)?;
     let mut link = arguments.broker.connect(&[]).await?;
+    not_behind(&repository, &mut link, &topics).await?;
     let held = link.retained(&[topics.all()], &topics.metadata("probe")).await?;
     let root = |topic: &str| topic.ends_with(".root.json");
     let mut removed = Vec::new();
@@ -255,4 +298,40 @@ fn kept(repository: &Repository, topics: &RepoTopics) -> Result<BTreeSet<String>
     }
     kept.extend(content.keys().map(|sha256| topics.chunk(sha256)));
     Ok(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repo::tests::Site;
+
+    #[test]
+    fn what_has_expired_or_is_not_whole_is_told_before_anything_is_written() {
+        let site = Site::signed_by(&["root", "targets", "releases", "rollout"]);
+        let look = |days: u32, expired: Expired| {
+            let mut out = Vec::new();
+            let looked = look_over(&site.open(days), expired, &mut out);
+            let told = String::from_utf8(out).unwrap();
+            looked.map(|()| told.clone()).map_err(|failure| told + &failure.0)
+        };
+        let told = look(0, Expired::Refuse).unwrap_err();
+        assert!(
+            told.contains("nothing to push yet: no snapshot yet, devices see nothing"),
+            "{told}"
+        );
+        site.run(0, &["refresh"], &["snapshot", "timestamp"]).unwrap();
+        assert_eq!(look(0, Expired::Refuse).unwrap(), "");
+        let told = look(5, Expired::Refuse).unwrap();
+        assert!(
+            told.contains("warning: timestamp ends at") && told.contains("in 2 days"),
+            "{told}"
+        );
+        let told = look(8, Expired::Refuse).unwrap_err();
+        assert!(told.contains("no device would take this: timestamp EXPIRED at"), "{told}");
+        let told = look(8, Expired::Allow).unwrap();
+        assert!(told.contains("warning: timestamp EXPIRED at"), "{told}");
+        site.run(0, &["rotate", "releases"], &[]).unwrap();
+        let told = look(0, Expired::Refuse).unwrap();
+        assert!(told.contains("warning: not pushed: releases 2: staged, "), "{told}");
+    }
 }

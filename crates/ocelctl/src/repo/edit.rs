@@ -1,20 +1,23 @@
 //! The subcommands of `ocelctl repo`: each changes what is staged, then signs and publishes as far as the given keys allow.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::io::{IsTerminal as _, Write};
+use std::path::PathBuf;
 
 use ocelli::clock::{Clock, SystemClock};
 use ocelli_protocol::repository::{Rollout, RolloutEntry, release_path, rollout_path};
 use ocelli_protocol::{Id, VERSION};
-use ocelli_tuf::repository::{Document, SigningKey};
-use ocelli_tuf::schema::{Role, RoleKeys, Root, Snapshot, TargetFile, Targets, Timestamp};
+use ocelli_tuf::schema::{RoleKeys, Root, TargetFile, Targets};
 use ocelli_tuf::{DateTime, Key, TargetPath};
 
 use super::package::Packed;
+use super::sign::Signers;
 use super::{Repository, lifetime, package};
 use crate::files::Place;
 use crate::keys::{self, Passphrase};
 use crate::{Failure, files, written};
+
+/// Roles that every repository begins with.
+const ROLES: [&str; 6] = ["root", "timestamp", "snapshot", "targets", "releases", "rollout"];
 
 /// Where the repository is, and who signs.
 #[derive(Debug, Clone, clap::Args)]
@@ -53,12 +56,15 @@ pub(crate) enum Command {
         /// Role that signs it
         #[arg(long, default_value = "releases")]
         role: String,
+        /// Withdraw it although it is rolled out
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         common: Common,
     },
     /// Name the version that devices get; an older one rolls back
     Rollout(RolloutArguments),
-    /// Change the keys of a role
+    /// Change the keys of a role; without a change, renew it: a next version with a new end
     Rotate {
         /// root, timestamp, snapshot, targets, or a delegated role
         role: String,
@@ -90,11 +96,14 @@ pub(crate) enum Command {
         #[command(flatten)]
         common: Common,
     },
-    /// Sign what is staged; publish what has enough signatures
+    /// Show what is staged and sign it; publish what has enough signatures
     Sign {
-        /// Copy of a staged file that somebody else signed
+        /// Copy of a staged file that somebody else signed: ROLE.json, ROLE.NAME.json or VERSION.ROLE.json
         #[arg(long, value_name = "FILE")]
         merge: Vec<PathBuf>,
+        /// Do not ask; without a terminal nothing is asked
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         common: Common,
     },
@@ -193,72 +202,145 @@ pub(crate) fn now() -> DateTime {
 
 /// Runs `ocelctl repo`.
 pub(crate) fn run(command: Command, out: &mut dyn Write) -> Result<(), Failure> {
+    run_at(now(), command, out)
+}
+
+/// Runs it at a time.
+pub(super) fn run_at(now: DateTime, command: Command, out: &mut dyn Write) -> Result<(), Failure> {
+    let common = command.common().clone();
     // Held until the end: a timer's refresh and an operator must not change the same version.
-    let _lock = Repository::lock(&command.common().repo)?;
-    let (common, mut told) = match command {
-        Command::Init(arguments) => init(arguments)?,
-        Command::Add { package, role, common } => {
-            let repository = Repository::open(&common.repo, now())?;
-            let packed = repository.pack(&package)?;
-            if is_released(&repository, &role, &packed)? {
-                (
-                    common,
-                    vec![format!("{} is released already, the same to the byte", packed.title)],
-                )
-            } else {
-                let Packed { path, file, title } = packed;
-                repository.edit::<Targets>(&role, |targets| targets.add(&path, file))?;
-                (common, vec![format!("added {title}")])
+    let _lock = Repository::lock(&common.repo)?;
+    let open = || Repository::open(&common.repo, now);
+    let signers = || Signers::read(&common.key, &common.passphrase);
+    let repository = match command {
+        Command::Init(arguments) => {
+            // Before anything is made: after a wrong passphrase it can be run again.
+            let signers = signers()?;
+            let repository = init(arguments, now, out)?;
+            return publish(&repository, &signers, out);
+        }
+        Command::Status { .. } => return say(out, &open()?.status()?),
+        Command::Refresh { .. } => return refresh(&open()?, &signers()?, out),
+        Command::Sign { merge, yes, .. } => {
+            let repository = open()?;
+            merge.iter().try_for_each(|file| repository.merge(file))?;
+            if !common.key.is_empty() {
+                say(out, &repository.changes()?)?;
+                agree(yes, out)?;
             }
+            repository
         }
-        Command::Remove { model, version, role, common } => {
-            let repository = Repository::open(&common.repo, now())?;
+        other => {
+            let repository = open()?;
+            let before = repository.waiting()?;
+            let told = change(&repository, other)?;
+            say(out, &told)?;
+            if !before.is_empty() && !common.key.is_empty() {
+                say(out, &["with what was staged before, signed is:".to_owned()])?;
+                say(out, &repository.changes()?)?;
+            }
+            repository
+        }
+    };
+    publish(&repository, &signers()?, out)
+}
+
+/// Asks the person at the terminal, if there is one.
+fn agree(yes: bool, out: &mut dyn Write) -> Result<(), Failure> {
+    let input = std::io::stdin();
+    if yes || !input.is_terminal() {
+        return Ok(());
+    }
+    written(write!(out, "Sign this? [y/N] ").and_then(|()| out.flush()))?;
+    let mut answer = String::new();
+    let read = input.read_line(&mut answer);
+    read.map_err(|error| Failure(format!("no answer: {error}; see --yes")))?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(Failure::new("nothing was signed")),
+    }
+}
+
+/// Signs what is staged, and renews the online roles when their keys are there; tells what devices still do not get.
+fn publish(repository: &Repository, signers: &Signers, out: &mut dyn Write) -> Result<(), Failure> {
+    say(out, &repository.sign(signers)?)?;
+    if repository.can_refresh(signers)? {
+        say(out, &repository.refresh(signers)?)?;
+    }
+    say(out, &repository.unused(signers)?)?;
+    not_out_yet(repository, out)
+}
+
+fn not_out_yet(repository: &Repository, out: &mut dyn Write) -> Result<(), Failure> {
+    let waiting = repository.waiting()?;
+    let told = repository.unpublished()?;
+    // What waits for signatures was told by signing.
+    let told = told.into_iter().filter(|line| !waiting.contains(line));
+    say(out, &told.map(|line| format!("not out yet: {line}")).collect::<Vec<_>>())
+}
+
+/// Renews the online roles. What ends soon all the same is an error, so that a timer's unit fails; it is published before.
+fn refresh(repository: &Repository, signers: &Signers, out: &mut dyn Write) -> Result<(), Failure> {
+    say(out, &repository.refresh(signers)?)?;
+    say(out, &repository.unused(signers)?)?;
+    let waiting = repository.waiting()?.into_iter();
+    say(out, &waiting.map(|line| format!("warning: not renewed: {line}")).collect::<Vec<_>>())?;
+    let endings = repository.endings()?;
+    if endings.is_empty() {
+        return Ok(());
+    }
+    let endings: Vec<String> = endings.iter().map(ToString::to_string).collect();
+    Err(Failure(format!("refreshed, but {}", endings.join("; "))))
+}
+
+/// Stages a change; tells which.
+fn change(repository: &Repository, command: Command) -> Result<Vec<String>, Failure> {
+    match command {
+        Command::Add { package, role, .. } => {
+            let packed = repository.pack(&package)?;
+            if is_released(repository, &role, &packed)? {
+                return Ok(vec![format!(
+                    "{} is released already, the same to the byte",
+                    packed.title
+                )]);
+            }
+            let Packed { path, file, title } = packed;
+            repository.edit::<Targets>(&role, |targets| targets.add(&path, file))?;
+            Ok(vec![format!("added {title}")])
+        }
+        Command::Remove { model, version, role, yes, .. } => {
             let path = release_path(model.as_str(), &version);
-            known(&repository, &role, &path)?;
+            known(repository, &role, &path)?;
+            if !yes {
+                not_rolled_out(repository, &path)?;
+            }
             repository.edit::<Targets>(&role, |targets| drop(targets.targets.remove(&path)))?;
-            (common, vec![format!("withdrawn {model} {version}")])
+            Ok(vec![format!("withdrawn {model} {version}")])
         }
-        Command::Rollout(arguments) => roll_out(arguments)?,
-        Command::Rotate { role, add, remove, threshold, common } => {
-            let repository = Repository::open(&common.repo, now())?;
-            let add = public_keys(&add)?;
-            rotate(&repository, &role, &add, &remove, threshold)?;
-            (common, vec![format!("keys of {role} changed")])
+        Command::Rollout(arguments) => roll_out(repository, arguments),
+        Command::Rotate { role, add, remove, threshold, .. } => {
+            rotate(repository, &role, &public_keys(&add)?, &remove, threshold)?;
+            let what = if add.is_empty() && remove.is_empty() && threshold.is_none() {
+                "renewed, its keys stay"
+            } else {
+                "keys changed"
+            };
+            Ok(vec![format!("{role}: {what}")])
         }
-        Command::Delegate { role, model, public, threshold, common } => {
-            let repository = Repository::open(&common.repo, now())?;
+        Command::Delegate { role, model, public, threshold, .. } => {
             let keys = public_keys(&public)?;
             let paths = format!("releases/{model}/*");
             repository.edit::<Targets>("targets", |targets| {
                 targets.delegate(&role, &keys, threshold, &[&paths]);
             })?;
             repository.stage_new(&role, Targets::new(repository.now.plus_days(lifetime(&role))))?;
-            (common, vec![format!("{role} may release {model}")])
+            Ok(vec![format!("{role} may release {model}")])
         }
-        Command::Sign { merge, common } => {
-            let repository = Repository::open(&common.repo, now())?;
-            for file in &merge {
-                repository.merge(file)?;
-            }
-            (common, Vec::new())
-        }
-        Command::Refresh { common } => {
-            let repository = Repository::open(&common.repo, now())?;
-            let told = repository.refresh(&secret_keys(&common)?)?;
-            return say(out, &told);
-        }
-        Command::Status { common } => {
-            let repository = Repository::open(&common.repo, now())?;
-            return say(out, &repository.status()?);
-        }
-    };
-    let repository = Repository::open(&common.repo, now())?;
-    let keys = secret_keys(&common)?;
-    told.extend(repository.sign(&keys)?);
-    if repository.can_refresh(&keys)? {
-        told.extend(repository.refresh(&keys)?);
+        Command::Init(_)
+        | Command::Sign { .. }
+        | Command::Refresh { .. }
+        | Command::Status { .. } => Ok(Vec::new()),
     }
-    say(out, &told)
 }
 
 fn say(out: &mut dyn Write, lines: &[String]) -> Result<(), Failure> {
@@ -269,10 +351,6 @@ fn public_keys(paths: &[PathBuf]) -> Result<Vec<Key>, Failure> {
     paths.iter().map(|path| keys::read_public(path)).collect()
 }
 
-fn secret_keys(common: &Common) -> Result<Vec<SigningKey>, Failure> {
-    common.key.iter().map(|path| keys::read(path, &common.passphrase)).collect()
-}
-
 fn known(repository: &Repository, role: &str, path: &str) -> Result<(), Failure> {
     let document = repository.latest::<Targets>(role)?;
     if document.signed().targets.contains_key(path) {
@@ -281,9 +359,15 @@ fn known(repository: &Repository, role: &str, path: &str) -> Result<(), Failure>
     Err(Failure(format!("{role} has no {path}; see ocelctl repo status")))
 }
 
-fn init(arguments: Init) -> Result<(Common, Vec<String>), Failure> {
-    let repository = Repository::create(&arguments.common.repo, arguments.id, now())?;
-    let expires = |role| repository.now.plus_days(lifetime(role));
+fn init(arguments: Init, now: DateTime, out: &mut dyn Write) -> Result<Repository, Failure> {
+    // Whatever is wrong is told before the folder is made.
+    for (role, _) in &arguments.threshold {
+        if !ROLES.contains(&role.as_str()) {
+            let roles = ROLES.join(", ");
+            return Err(Failure(format!("--threshold {role}: no such role; there are {roles}")));
+        }
+    }
+    let expires = |role| now.plus_days(lifetime(role));
     let threshold = |role: &str| {
         let given = arguments.threshold.iter().find(|(name, _)| name == role);
         given.map_or(1, |(_, number)| *number)
@@ -311,13 +395,14 @@ fn init(arguments: Init) -> Result<(Common, Vec<String>), Failure> {
         enough(role, &RoleKeys::new(ids, threshold(role)))?;
         targets.delegate(role, &keys, threshold(role), &[paths]);
     }
+    let repository = Repository::create(&arguments.common.repo, arguments.id, now)?;
     repository.stage_new("root", root)?;
     repository.stage_new("targets", targets)?;
     for role in ["releases", "rollout"] {
         repository.stage_new(role, Targets::new(expires(role)))?;
     }
-    let told = format!("repository {} in {}", repository.id, arguments.common.repo.display());
-    Ok((arguments.common, vec![told]))
+    say(out, &[format!("repository {} in {}", repository.id, arguments.common.repo.display())])?;
+    Ok(repository)
 }
 
 fn enough(role: &str, keys: &RoleKeys) -> Result<(), Failure> {
@@ -330,15 +415,10 @@ fn enough(role: &str, keys: &RoleKeys) -> Result<(), Failure> {
     )))
 }
 
-fn roll_out(arguments: RolloutArguments) -> Result<(Common, Vec<String>), Failure> {
-    let RolloutArguments { model, version, channel, percent, label, attempt, common } = arguments;
-    let repository = Repository::open(&common.repo, now())?;
+fn roll_out(repository: &Repository, arguments: RolloutArguments) -> Result<Vec<String>, Failure> {
+    let RolloutArguments { model, version, channel, percent, label, attempt, .. } = arguments;
     let target = release_path(model.as_str(), &version);
-    let mut roles = repository.delegated()?;
-    roles.retain(|role| role != "rollout");
-    if !roles.iter().any(|role| known(&repository, role, &target).is_ok()) {
-        return Err(Failure(format!("no release {target}; add it first")));
-    }
+    is_signed(repository, &target)?;
     let path = rollout_path(model.as_str());
     let mut rollout = repository.rollout(&path)?.unwrap_or_else(|| Rollout {
         v: VERSION,
@@ -363,8 +443,43 @@ fn roll_out(arguments: RolloutArguments) -> Result<(Common, Vec<String>), Failur
     files::write(&repository.target_path(&path, &package::digest(&bytes)), &bytes, Place::Public)?;
     let path: TargetPath = path.parse().map_err(|error| Failure(format!("{error}")))?;
     repository.edit::<Targets>("rollout", |targets| targets.add(&path, TargetFile::of(&bytes)))?;
-    let told = format!("{model} {version}: {percent} % of channel {channel}, attempt {attempt}");
-    Ok((common, vec![told]))
+    Ok(vec![format!("{model} {version}: {percent} % of channel {channel}, attempt {attempt}")])
+}
+
+/// Refuses what devices would not find: they take a release with enough signatures only.
+fn is_signed(repository: &Repository, target: &str) -> Result<(), Failure> {
+    let mut staged = None;
+    for role in repository.delegated()?.into_iter().filter(|role| role != "rollout") {
+        let published = repository.newest::<Targets>(&role)?;
+        if published.is_some_and(|one| one.signed().targets.contains_key(target)) {
+            return Ok(());
+        }
+        if known(repository, &role, target).is_ok() {
+            staged = Some(role);
+        }
+    }
+    Err(Failure(match staged {
+        Some(role) => format!(
+            "{target} is staged, but not signed by enough keys of {role}; sign it first with `ocelctl repo sign`, see \
+             ocelctl repo status"
+        ),
+        None => format!("no release {target}; add it first with `ocelctl repo add`"),
+    }))
+}
+
+/// Refuses to take away what devices are meant to get.
+fn not_rolled_out(repository: &Repository, target: &str) -> Result<(), Failure> {
+    let rolled_out = repository.roll_outs()?;
+    let Some((_, channel, entry)) =
+        rolled_out.into_iter().find(|(_, _, entry)| entry.target == target)
+    else {
+        return Ok(());
+    };
+    Err(Failure(format!(
+        "{target} is rolled out to {} % of channel {channel}: without it, those of them that do not run it yet are told \
+         of a missing release and take no update; roll out another version first, or say --yes",
+        entry.percent
+    )))
 }
 
 /// Whether this very package is released. A published version never changes: the roll-out would bring another content to
@@ -399,6 +514,17 @@ fn are_keys(role: &str, keys: &RoleKeys, beginnings: &[String]) -> Result<(), Fa
     Ok(())
 }
 
+/// A next version of a top-level role with a new end, and nothing else.
+fn renew(repository: &Repository, role: &str) -> Result<(), Failure> {
+    match role {
+        "root" => repository.edit::<Root>(role, |_| {}),
+        "targets" => repository.edit::<Targets>(role, |_| {}),
+        _ => Err(Failure(format!(
+            "nothing to change of {role}: name --add, --remove or --threshold; `ocelctl repo refresh` renews it"
+        ))),
+    }
+}
+
 fn rotate(
     repository: &Repository,
     role: &str,
@@ -409,6 +535,9 @@ fn rotate(
     let gone =
         |id: &ocelli_tuf::KeyId| remove.iter().any(|start| id.as_str().starts_with(start.as_str()));
     let top = matches!(role, "root" | "timestamp" | "snapshot" | "targets");
+    if top && add.is_empty() && remove.is_empty() && threshold.is_none() {
+        return renew(repository, role);
+    }
     if top {
         let root = repository.latest::<Root>("root")?;
         let mut changed = root.signed().clone();
@@ -446,6 +575,19 @@ fn rotate(
 }
 
 impl Repository {
+    /// Every entry of the roll-outs as staged or published, with its path and channel.
+    pub(super) fn roll_outs(&self) -> Result<Vec<(String, Id, RolloutEntry)>, Failure> {
+        let mut found = Vec::new();
+        for path in self.latest::<Targets>("rollout")?.signed().targets.keys() {
+            for (channel, entries) in self.rollout(path)?.into_iter().flat_map(|all| all.channels) {
+                found.extend(
+                    entries.into_iter().map(|entry| (path.clone(), channel.clone(), entry)),
+                );
+            }
+        }
+        Ok(found)
+    }
+
     /// The roll-out document as staged or published.
     fn rollout(&self, path: &str) -> Result<Option<Rollout>, Failure> {
         let document = self.latest::<Targets>("rollout")?;
@@ -454,79 +596,5 @@ impl Repository {
         self.content(path, target, &mut content)?;
         let bytes = content.into_values().next().unwrap_or_default();
         Rollout::parse(&bytes).map(Some).map_err(|error| Failure(error.to_string()))
-    }
-
-    /// Takes the signatures of a copy over.
-    fn merge(&self, copy: &Path) -> Result<(), Failure> {
-        let name = copy.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        // A copy may carry a note of who signed: `releases.anna.json`.
-        let role = name.split('.').next().unwrap_or_default();
-        match role {
-            "root" => self.merge_as::<Root>(role, copy),
-            _ => self.merge_as::<Targets>(role, copy),
-        }
-    }
-
-    fn merge_as<T: Role>(&self, role: &str, copy: &Path) -> Result<(), Failure> {
-        let Some(mut own) = self.staged::<T>(role)? else {
-            return Err(Failure(format!("{}: no change of {role} is staged", copy.display())));
-        };
-        let other: Document<T> = Self::parse(copy)?;
-        own.merge(&other).map_err(|error| Failure(format!("{}: {error}", copy.display())))?;
-        self.save(role, &own)
-    }
-
-    /// Whether keys of both online roles are given and everything else is published.
-    fn can_refresh(&self, keys: &[SigningKey]) -> Result<bool, Failure> {
-        let Some(root) = self.newest::<Root>("root")? else { return Ok(false) };
-        let has = |role: &str| {
-            let allowed = &root.signed().roles[role].keyids;
-            keys.iter().any(|key| allowed.contains(&key.public().id()))
-        };
-        if !has("snapshot") || !has("timestamp") || self.newest::<Targets>("targets")?.is_none() {
-            return Ok(false);
-        }
-        Ok(self.published_delegated()?.iter().all(|role| !self.versions(role).is_empty()))
-    }
-
-    fn status(&self) -> Result<Vec<String>, Failure> {
-        let mut lines = vec![format!("repository {}", self.id)];
-        let mut line = |role: &str, version: u64, expires: DateTime| {
-            let over = if expires <= self.now { "  EXPIRED" } else { "" };
-            lines.push(format!("{role:<12} version {version:<4} until {expires}{over}"));
-        };
-        if let Some(root) = self.newest::<Root>("root")? {
-            line("root", root.signed().version.get(), root.signed().expires);
-        }
-        if let Some(one) = self.newest::<Timestamp>("timestamp")? {
-            line("timestamp", one.signed().version.get(), one.signed().expires);
-        }
-        if let Some(one) = self.newest::<Snapshot>("snapshot")? {
-            line("snapshot", one.signed().version.get(), one.signed().expires);
-        }
-        let delegated = self.delegated()?;
-        for role in std::iter::once("targets").chain(delegated.iter().map(String::as_str)) {
-            if let Some(one) = self.newest::<Targets>(role)? {
-                line(role, one.signed().version.get(), one.signed().expires);
-            }
-        }
-        for role in delegated.iter().filter(|role| *role != "rollout") {
-            for path in self.latest::<Targets>(role)?.signed().targets.keys() {
-                lines.push(format!("release      {path} ({role})"));
-            }
-        }
-        for path in self.latest::<Targets>("rollout")?.signed().targets.keys() {
-            let Some(rollout) = self.rollout(path)? else { continue };
-            for (channel, entries) in &rollout.channels {
-                for RolloutEntry { target, percent, attempt, .. } in entries {
-                    lines.push(format!(
-                        "roll-out     {channel}: {percent} % {target}, attempt {attempt}"
-                    ));
-                }
-            }
-        }
-        // Signing with no key only tells what is missing.
-        lines.extend(self.sign(&[])?.into_iter().map(|told| format!("staged       {told}")));
-        Ok(lines)
     }
 }

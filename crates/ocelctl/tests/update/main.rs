@@ -1,6 +1,6 @@
 //! Model updates with everything real: `ocelctl`, mosquitto and the shipped agent.
 //!
-//! Needs `mosquitto`, `mosquitto_pub`, `mosquitto_sub`, and the binary `ocelli` beside `ocelctl`: build the workspace.
+//! Needs `mosquitto`, `mosquitto_pub`, `mosquitto_sub`, `systemd-analyze`, and the binary `ocelli` beside `ocelctl`: build the workspace.
 //! `OCELLI_KILL_ROUNDS` sets how often the agent is killed, `OCELLI_FLEET` how many devices update at once;
 //! `-- --nocapture` shows the figures.
 
@@ -18,4 +18,5 @@ mod race;
 mod site;
 mod staged;
 mod swap;
+mod timer;
 mod trial;

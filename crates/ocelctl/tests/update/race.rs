@@ -2,7 +2,9 @@
 
 use std::process::{Command, Stdio};
 
-use super::site::{MODEL, ONLINE, Site, ok_with, refused};
+use serde_json::Value;
+
+use super::site::{MODEL, ONLINE, Site, ok, ok_with, refused};
 
 #[test]
 fn a_push_from_an_older_copy_is_refused_and_the_devices_keep_the_newer() {
@@ -26,6 +28,40 @@ fn a_push_from_an_older_copy_is_refused_and_the_devices_keep_the_newer() {
         assert!(told.contains("somebody pushed from another copy"), "{told}");
     }
     assert_eq!(site.watcher.model().unwrap().running.version, "0.2.0");
+    agent.terminate();
+}
+
+#[test]
+fn a_push_from_a_copy_made_before_a_rotation_of_the_timestamp_key_is_refused() {
+    let site = Site::new();
+    site.add("0.2.0", |_| {});
+    site.roll_out("0.2.0", 1);
+    site.push();
+    let copy = tempfile::tempdir().unwrap();
+    let copied =
+        Command::new("cp").args(["-r", "."]).arg(copy.path()).current_dir(site.path()).status();
+    assert!(copied.unwrap().success());
+    let root = std::fs::read(site.path().join("repo/metadata/1.root.json")).unwrap();
+    let root: Value = serde_json::from_slice(&root).unwrap();
+    let old = root["signed"]["roles"]["timestamp"]["keyids"][0].as_str().unwrap().to_owned();
+    ok(site.path(), &["keys", "new", "keys/timestamp-2"]);
+    let words = ["repo", "rotate", "timestamp", "--add", "keys/timestamp-2.pub", "--remove", &old];
+    ok_with(site.path(), &words, &["root", "snapshot", "timestamp-2"]);
+    site.push();
+    let agent = site.agent(20.0);
+    site.watcher.wait_confirmed("0.2.0", &agent);
+    // The copy goes far ahead with the old key; what it would write or remove stays.
+    let port = site.broker.port.to_string();
+    for command in [["push", "--port", &port], ["prune", "--port", &port]] {
+        ok_with(copy.path(), &["repo", "refresh"], &ONLINE);
+        let told = refused(copy.path(), &command);
+        assert!(
+            told.contains("the broker holds root 2, signed by the keys of this repository"),
+            "{told}"
+        );
+        assert!(told.contains("somebody pushed from another copy, nothing was written"), "{told}");
+    }
+    assert!(site.push().contains("pushed factory-a to 127.0.0.1: 0 messages"));
     agent.terminate();
 }
 
