@@ -54,7 +54,7 @@ impl Passphrase {
     fn choose(&self, key: &Path) -> Result<String, Failure> {
         match self.given()? {
             Some(text) => not_empty(text),
-            None => asked_twice(key, |prompt| rpassword::prompt_password(prompt)),
+            None => asked_twice(key, rpassword::prompt_password),
         }
     }
 

@@ -316,7 +316,9 @@ mod tests {
         };
         let told = look(0, Expired::Refuse).unwrap_err();
         assert!(
-            told.contains("nothing to push yet: no snapshot yet, devices see nothing"),
+            told.contains(
+                "nothing to push yet: there is no snapshot, without which devices see nothing"
+            ),
             "{told}"
         );
         site.run(0, &["refresh"], &["snapshot", "timestamp"]).unwrap();

@@ -1,4 +1,4 @@
-//! The subcommands of `ocelctl repo`: each changes what is staged, then signs and publishes as far as the given keys allow.
+//! What the subcommands of `ocelctl repo` do: each changes what is staged, then signs and publishes as far as the given keys allow.
 
 use std::io::{IsTerminal as _, Write};
 use std::path::PathBuf;
@@ -9,191 +9,12 @@ use ocelli_protocol::{Id, VERSION};
 use ocelli_tuf::schema::{RoleKeys, Root, TargetFile, Targets};
 use ocelli_tuf::{DateTime, Key, TargetPath};
 
+use super::command::{Command, Init, ROLES, RolloutArguments};
 use super::package::Packed;
 use super::sign::Signers;
 use super::{Repository, lifetime, package};
 use crate::files::Place;
-use crate::keys::{self, Passphrase};
-use crate::{Failure, files, written};
-
-/// Roles that every repository begins with.
-const ROLES: [&str; 6] = ["root", "timestamp", "snapshot", "targets", "releases", "rollout"];
-
-/// Where the repository is, and who signs.
-#[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Common {
-    /// Folder of the repository
-    #[arg(long, value_name = "DIR", default_value = "repo")]
-    pub(crate) repo: PathBuf,
-    /// Secret keys to sign with; each signs what it may
-    #[arg(long, value_name = "FILE")]
-    pub(crate) key: Vec<PathBuf>,
-    #[command(flatten)]
-    pub(crate) passphrase: Passphrase,
-}
-
-/// `ocelctl repo …`
-#[derive(Debug, clap::Subcommand)]
-pub(crate) enum Command {
-    /// Begin a repository with the public keys of its roles
-    Init(Init),
-    /// Add a package, folder or tar
-    Add {
-        /// The package
-        package: PathBuf,
-        /// Role that signs it, see `delegate`
-        #[arg(long, default_value = "releases")]
-        role: String,
-        #[command(flatten)]
-        common: Common,
-    },
-    /// Withdraw a release: devices that run it keep it, no other gets it
-    Remove {
-        /// Name of the model
-        model: Id,
-        /// Version of the package
-        version: String,
-        /// Role that signs it
-        #[arg(long, default_value = "releases")]
-        role: String,
-        /// Withdraw it although it is rolled out
-        #[arg(long)]
-        yes: bool,
-        #[command(flatten)]
-        common: Common,
-    },
-    /// Name the version that devices get; an older one rolls back
-    Rollout(RolloutArguments),
-    /// Change the keys of a role; without a change, renew it: a next version with a new end
-    Rotate {
-        /// root, timestamp, snapshot, targets, or a delegated role
-        role: String,
-        /// Public key to add
-        #[arg(long, value_name = "FILE")]
-        add: Vec<PathBuf>,
-        /// Id of a key to remove, or its first characters
-        #[arg(long, value_name = "ID")]
-        remove: Vec<String>,
-        /// How many keys must sign
-        #[arg(long)]
-        threshold: Option<u64>,
-        #[command(flatten)]
-        common: Common,
-    },
-    /// Let further keys release one model only
-    Delegate {
-        /// Name of the new role
-        role: String,
-        /// Model that it may release
-        #[arg(long)]
-        model: Id,
-        /// Public keys of the role
-        #[arg(long, value_name = "FILE", required = true)]
-        public: Vec<PathBuf>,
-        /// How many must sign
-        #[arg(long, default_value_t = 1)]
-        threshold: u64,
-        #[command(flatten)]
-        common: Common,
-    },
-    /// Show what is staged and sign it; publish what has enough signatures
-    Sign {
-        /// Copy of a staged file that somebody else signed: ROLE.json, ROLE.NAME.json or VERSION.ROLE.json
-        #[arg(long, value_name = "FILE")]
-        merge: Vec<PathBuf>,
-        /// Do not ask; without a terminal nothing is asked
-        #[arg(long)]
-        yes: bool,
-        #[command(flatten)]
-        common: Common,
-    },
-    /// Renew snapshot, timestamp and, near its end, the roll-out; for a timer
-    Refresh {
-        #[command(flatten)]
-        common: Common,
-    },
-    /// Show versions, ends and missing signatures
-    Status {
-        #[command(flatten)]
-        common: Common,
-    },
-}
-
-impl Command {
-    fn common(&self) -> &Common {
-        match self {
-            Self::Init(Init { common, .. })
-            | Self::Rollout(RolloutArguments { common, .. })
-            | Self::Add { common, .. }
-            | Self::Remove { common, .. }
-            | Self::Rotate { common, .. }
-            | Self::Delegate { common, .. }
-            | Self::Sign { common, .. }
-            | Self::Refresh { common }
-            | Self::Status { common } => common,
-        }
-    }
-}
-
-/// Arguments of `ocelctl repo init`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Init {
-    /// Name of the repository, as in the devices' `update.repo`
-    #[arg(long)]
-    id: Id,
-    /// Public keys of the root role, offline
-    #[arg(long, value_name = "FILE", required = true)]
-    root: Vec<PathBuf>,
-    /// Public keys of the targets role, offline
-    #[arg(long, value_name = "FILE", required = true)]
-    targets: Vec<PathBuf>,
-    /// Public keys that sign packages, offline
-    #[arg(long, value_name = "FILE", required = true)]
-    releases: Vec<PathBuf>,
-    /// Public keys that sign roll-outs, online
-    #[arg(long, value_name = "FILE", required = true)]
-    rollout: Vec<PathBuf>,
-    /// Public keys that sign snapshots, online
-    #[arg(long, value_name = "FILE", required = true)]
-    snapshot: Vec<PathBuf>,
-    /// Public keys that sign timestamps, online
-    #[arg(long, value_name = "FILE", required = true)]
-    timestamp: Vec<PathBuf>,
-    /// How many keys of a role must sign, as root=2
-    #[arg(long, value_name = "ROLE=N", value_parser = threshold)]
-    threshold: Vec<(String, u64)>,
-    #[command(flatten)]
-    common: Common,
-}
-
-/// Arguments of `ocelctl repo rollout`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct RolloutArguments {
-    /// Name of the model
-    model: Id,
-    /// Version that is rolled out
-    version: String,
-    /// Channel
-    #[arg(long, default_value = "stable")]
-    channel: Id,
-    /// Part of the devices, 0 to 100
-    #[arg(long, default_value_t = 100.0)]
-    percent: f64,
-    /// Labels that devices must have
-    #[arg(long, value_name = "LABEL")]
-    label: Vec<Id>,
-    /// Raise it to have devices try again what they rejected
-    #[arg(long)]
-    attempt: Option<u32>,
-    #[command(flatten)]
-    common: Common,
-}
-
-fn threshold(text: &str) -> Result<(String, u64), String> {
-    let (role, number) = text.split_once('=').ok_or("write it as root=2")?;
-    let number = number.parse().map_err(|_| format!("{number} is no number"))?;
-    Ok((role.to_owned(), number))
-}
+use crate::{Failure, files, keys, written};
 
 /// The time, for expiry.
 pub(crate) fn now() -> DateTime {
@@ -232,14 +53,15 @@ pub(super) fn run_at(now: DateTime, command: Command, out: &mut dyn Write) -> Re
         }
         other => {
             let repository = open()?;
+            // Nothing is staged after a wrong passphrase.
+            let signers = signers()?;
             let before = repository.waiting()?;
-            let told = change(&repository, other)?;
-            say(out, &told)?;
+            say(out, &change(&repository, other)?)?;
             if !before.is_empty() && !common.key.is_empty() {
                 say(out, &["with what was staged before, signed is:".to_owned()])?;
                 say(out, &repository.changes()?)?;
             }
-            repository
+            return publish(&repository, &signers, out);
         }
     };
     publish(&repository, &signers()?, out)
@@ -319,6 +141,7 @@ fn change(repository: &Repository, command: Command) -> Result<Vec<String>, Fail
         }
         Command::Rollout(arguments) => roll_out(repository, arguments),
         Command::Rotate { role, add, remove, threshold, .. } => {
+            let remove = remove.iter().map(key_id).collect::<Result<Vec<_>, _>>()?;
             rotate(repository, &role, &public_keys(&add)?, &remove, threshold)?;
             let what = if add.is_empty() && remove.is_empty() && threshold.is_none() {
                 "renewed, its keys stay"
@@ -349,6 +172,14 @@ fn say(out: &mut dyn Write, lines: &[String]) -> Result<(), Failure> {
 
 fn public_keys(paths: &[PathBuf]) -> Result<Vec<Key>, Failure> {
     paths.iter().map(|path| keys::read_public(path)).collect()
+}
+
+/// A key's id, or the beginning of one, as somebody wrote it.
+fn key_id(text: &String) -> Result<String, Failure> {
+    if !text.ends_with(".pub") {
+        return Ok(text.clone());
+    }
+    Ok(keys::read_public(text.as_ref())?.id().as_str().to_owned())
 }
 
 fn known(repository: &Repository, role: &str, path: &str) -> Result<(), Failure> {

@@ -10,6 +10,7 @@
 //! ```
 
 mod changes;
+mod command;
 mod edit;
 mod held;
 mod online;
@@ -32,7 +33,8 @@ use serde::{Deserialize, Serialize};
 use crate::files::Place;
 use crate::{Failure, files};
 
-pub(crate) use edit::{Command, now, run};
+pub(crate) use command::Command;
+pub(crate) use edit::{now, run};
 pub(crate) use held::Held;
 pub(crate) use package::Content;
 

@@ -1,5 +1,6 @@
 //! The online roles: snapshot and timestamp, made anew from what is signed, and the roll-out near its end.
 
+use ocelli_tuf::KeyId;
 use ocelli_tuf::repository::Document;
 use ocelli_tuf::schema::{MetaFile, Role, Root, Snapshot, Targets, Timestamp};
 
@@ -31,6 +32,8 @@ impl Repository {
         }
         let root = self.newest::<Root>("root")?.ok_or_else(|| self.unsigned("root"))?;
         let root = root.signed();
+        signers.not_this_time(&root.roles["snapshot"].keyids);
+        signers.not_this_time(&self.keys_of("rollout")?);
         let mut listed = Vec::new();
         for role in std::iter::once("targets".to_owned()).chain(self.published_delegated()?) {
             let document = self.newest::<Targets>(&role)?.ok_or_else(|| self.unsigned(&role))?;
@@ -40,6 +43,14 @@ impl Repository {
         told.extend(self.renew_snapshot(root, &listed, signers)?);
         told.push(self.renew_timestamp(root, signers)?);
         Ok(told)
+    }
+
+    /// Keys of a role that targets delegates to.
+    fn keys_of(&self, role: &str) -> Result<Vec<KeyId>, Failure> {
+        let targets = self.latest::<Targets>("targets")?;
+        let mut roles = targets.signed().delegations.iter().flat_map(|all| &all.roles);
+        let found = roles.find(|other| other.name == role);
+        Ok(found.map(|found| found.keys.keyids.clone()).unwrap_or_default())
     }
 
     fn unsigned(&self, role: &str) -> Failure {

@@ -89,7 +89,7 @@ impl Repository {
             .and_then(|text| text.parse().ok())
             .ok_or_else(|| Failure(format!("{path}: the metadata has no sha256 for it")))?;
         let file = self.target_path(path, &sha256);
-        let bytes = files::read(&file)?;
+        let bytes = read_part(&file)?;
         let damaged = |path: &Path| Failure(format!("{}: not what its name says", path.display()));
         if digest(&bytes) != sha256 {
             return Err(damaged(&file));
@@ -102,7 +102,7 @@ impl Repository {
             return Ok(());
         };
         let index_file = self.dir.join("chunks").join(release.index.sha256.to_string());
-        let index_bytes = files::read(&index_file)?;
+        let index_bytes = read_part(&index_file)?;
         if digest(&index_bytes) != release.index.sha256 {
             return Err(damaged(&index_file));
         }
@@ -117,6 +117,15 @@ impl Repository {
         content.insert(release.index.sha256, index_bytes);
         Ok(())
     }
+}
+
+/// A file that the metadata names.
+fn read_part(path: &Path) -> Result<Vec<u8>, Failure> {
+    files::read(path).map_err(|failure| {
+        Failure(format!(
+            "{failure}; this copy of the repository is not whole, see docs/operations.md, Two copies"
+        ))
+    })
 }
 
 #[cfg(test)]

@@ -52,6 +52,11 @@ impl Signers {
         }
     }
 
+    /// These keys were looked at, and not needed this time: nobody is told to leave them out.
+    pub(super) fn not_this_time(&self, ids: &[KeyId]) {
+        self.used.borrow_mut().extend(ids.iter().cloned());
+    }
+
     /// Whether one of these keys is among them.
     pub(super) fn has(&self, ids: &[KeyId]) -> bool {
         self.keys.iter().any(|(_, key)| ids.contains(&key.public().id()))

@@ -112,7 +112,10 @@ impl Repository {
         };
         let online = ["snapshot", "timestamp"];
         let Some(snapshot) = self.newest::<Snapshot>("snapshot")? else {
-            told.push(format!("no snapshot yet, devices see nothing: {}", needs(&online)));
+            told.push(format!(
+                "there is no snapshot, without which devices see nothing: {}",
+                needs(&online)
+            ));
             return Ok(told);
         };
         for role in std::iter::once("targets".to_owned()).chain(self.published_delegated()?) {
@@ -144,7 +147,7 @@ impl Repository {
     /// What is wrong with the timestamp.
     fn behind(&self, root: &Root, snapshot: &Snapshot) -> Result<Option<String>, Failure> {
         let Some(timestamp) = self.newest::<Timestamp>("timestamp")? else {
-            return Ok(Some("no timestamp yet, devices see nothing".to_owned()));
+            return Ok(Some("there is no timestamp, without which devices see nothing".to_owned()));
         };
         let version = timestamp.signed().version;
         if timestamp.verify(authority(root, "timestamp")?).is_err() {
