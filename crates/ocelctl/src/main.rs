@@ -95,11 +95,40 @@ fn main() -> ExitCode {
 
 fn fail(failure: &Failure) -> ExitCode {
     // Nobody is left to tell when standard error is closed.
-    let _ = writeln!(std::io::stderr(), "ocelctl: {failure}");
+    let _ = writeln!(std::io::stderr(), "ocelctl: {}", one_line(&failure.0));
     ExitCode::FAILURE
+}
+
+/// Text that may quote a device, a broker or a damaged file, for a terminal: no control characters, no end without end.
+fn one_line(text: &str) -> String {
+    const MOST: usize = 2000;
+    let mut line = String::new();
+    for letter in text.chars() {
+        if line.len() >= MOST {
+            line.push('…');
+            break;
+        }
+        if letter.is_control() {
+            line.extend(letter.escape_default());
+        } else {
+            line.push(letter);
+        }
+    }
+    line
 }
 
 /// Standard output that was closed (`| head`) ends a command, but is no failure worth a stack of words.
 fn written(outcome: std::io::Result<()>) -> Result<(), Failure> {
     outcome.map_err(|error| Failure(format!("cannot write to standard output: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::one_line;
+
+    #[test]
+    fn an_error_that_quotes_others_stays_one_line_of_text() {
+        assert_eq!(one_line("größer als\n\u{1b}[2J"), "größer als\\n\\u{1b}[2J");
+        assert_eq!(one_line(&"x".repeat(5000)).chars().count(), 2001);
+    }
 }

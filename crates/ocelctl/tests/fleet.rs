@@ -166,8 +166,18 @@ fn an_operator_watches_and_commands_a_device() {
     );
 
     agent.terminate();
-    let offline = failed(&site.ocelctl(&["cmd", "dock-3", "ping", "--timeout", "1s"], &[]));
-    assert!(offline.contains("no answer from dock-3 within 1s: it is offline since"), "{offline}");
+    for command in [["cmd", "dock-3", "ping"].as_slice(), &["audit", "dock-3"]] {
+        let words = [command, &["--timeout", "1s"]].concat();
+        let told = failed(&site.ocelctl(&words, &[]));
+        assert!(told.contains("no answer from dock-3 within 1s: it is offline since"), "{told}");
+        // Somebody who mistook the name sees which there are.
+        let words: Vec<&str> =
+            words.iter().map(|word| if *word == "dock-3" { "dock-33" } else { word }).collect();
+        let told = failed(&site.ocelctl(&words, &[]));
+        assert!(told.contains("no answer from dock-33 within 1s"), "{told}");
+        assert!(told.contains("never seen a device of that name"), "{told}");
+        assert!(told.contains("it knows dock-3"), "{told}");
+    }
 }
 
 #[test]
@@ -177,6 +187,7 @@ fn a_device_that_nobody_has_seen_is_told_after_the_timeout() {
     let told = failed(&site.ocelctl(&["cmd", "dock-4", "ping", "--timeout", "1s"], &[]));
     assert!(told.contains("no answer from dock-4 within 1s"), "{told}");
     assert!(told.contains("never seen a device of that name"), "{told}");
+    assert!(told.contains("it knows no device at all"), "{told}");
     assert!((now() - asked).as_secs() < 20);
     let nothing = failed(&site.ocelctl(&["watch", "dock-4", "--for", "1s"], &[]));
     assert!(nothing.contains("never seen a device dock-4"), "{nothing}");

@@ -11,10 +11,10 @@ use super::Repository;
 use crate::Failure;
 
 impl Repository {
-    /// Each staged document against the published one. What others wrote is shown with its control characters escaped.
-    pub(super) fn changes(&self) -> Result<Vec<String>, Failure> {
+    /// Each staged document of the wanted roles against the published one. What others wrote is shown with its control characters escaped.
+    pub(super) fn changes(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>, Failure> {
         let mut told = Vec::new();
-        if let Some(new) = self.staged::<Root>("root")? {
+        if let Some(new) = self.staged::<Root>("root")?.filter(|_| wanted("root")) {
             let old = self.newest::<Root>("root")?;
             let before = old.as_ref().map(|old| &old.signed().roles);
             let mut lines = Vec::new();
@@ -25,7 +25,9 @@ impl Repository {
             told.extend(with_heading("root", &new, old.as_ref(), lines));
         }
         for role in std::iter::once("targets".to_owned()).chain(self.delegated()?) {
-            let Some(new) = self.staged::<Targets>(&role)? else { continue };
+            let Some(new) = self.staged::<Targets>(&role)?.filter(|_| wanted(&role)) else {
+                continue;
+            };
             let old = self.newest::<Targets>(&role)?;
             let mut lines = delegation_changes(new.signed(), old.as_ref().map(Document::signed));
             let none = BTreeMap::new();

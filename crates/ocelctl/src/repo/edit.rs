@@ -46,7 +46,7 @@ pub(super) fn run_at(now: DateTime, command: Command, out: &mut dyn Write) -> Re
             let repository = open()?;
             merge.iter().try_for_each(|file| repository.merge(file))?;
             if !common.key.is_empty() {
-                say(out, &repository.changes()?)?;
+                say(out, &repository.changes(|_| true)?)?;
                 agree(yes, out)?;
             }
             repository
@@ -55,11 +55,11 @@ pub(super) fn run_at(now: DateTime, command: Command, out: &mut dyn Write) -> Re
             let repository = open()?;
             // Nothing is staged after a wrong passphrase.
             let signers = signers()?;
-            let before = repository.waiting()?;
+            let before = repository.staged_for(&signers)?;
             say(out, &change(&repository, other)?)?;
-            if !before.is_empty() && !common.key.is_empty() {
-                say(out, &["with what was staged before, signed is:".to_owned()])?;
-                say(out, &repository.changes()?)?;
+            if !before.is_empty() {
+                say(out, &["with what was staged before, this is signed:".to_owned()])?;
+                say(out, &repository.changes(|role| before.contains(role))?)?;
             }
             return publish(&repository, &signers, out);
         }

@@ -47,6 +47,13 @@ fn index(tar: &[u8]) -> ChunkIndex {
 impl Repository {
     /// Puts a package folder or tar into the repository, not yet signed.
     pub(super) fn pack(&self, source: &Path) -> Result<Packed, Failure> {
+        if !source.exists() {
+            let whole = std::path::absolute(source).unwrap_or_else(|_| source.to_owned());
+            return Err(Failure(format!(
+                "{}: no such file or folder; expected a package, see docs/models.md",
+                whole.display()
+            )));
+        }
         let package = Package::open(source).map_err(|error| Failure(error.to_string()))?;
         let mut tar = Vec::new();
         package.write_tar(&mut tar).map_err(|error| Failure(error.to_string()))?;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use ocelli_tuf::repository::{Document, SigningKey};
-use ocelli_tuf::schema::{Role, Root, Targets};
+use ocelli_tuf::schema::{DelegatedRole, Role, Root, Targets};
 use ocelli_tuf::{Authority, KeyId, metadata_file};
 
 use super::{Repository, authority};
@@ -97,34 +97,45 @@ impl Repository {
                 );
             }
             signers.sign(&mut root, &may);
-            told.push(self.finish("root", &root, &authorities, &may, then)?);
+            told.push(self.finish("root", &root, &authorities, &may, None, then)?);
         }
         let root = self.latest::<Root>("root")?;
         if let Some(mut targets) = self.staged::<Targets>("targets")? {
-            let may = &root.signed().roles["targets"].keyids;
-            signers.sign(&mut targets, may);
+            let keys = &root.signed().roles["targets"];
+            signers.sign(&mut targets, &keys.keyids);
             let authorities = [authority(root.signed(), "targets")?];
-            told.push(self.finish("targets", &targets, &authorities, may, then)?);
+            let before = self.newest::<Root>("root")?;
+            let changes = before.is_some_and(|before| before.signed().roles["targets"] != *keys);
+            let above = changes.then(|| format!("root {}", root.signed().version));
+            told.push(self.finish("targets", &targets, &authorities, &keys.keyids, above, then)?);
         }
         let targets = self.latest::<Targets>("targets")?;
-        for delegation in targets.signed().delegations.iter().flat_map(|all| &all.roles) {
+        let before = self.newest::<Targets>("targets")?;
+        for delegation in delegations(targets.signed()) {
             let Some(mut document) = self.staged::<Targets>(&delegation.name)? else { continue };
             let all = targets.signed().delegations.as_ref().expect("it has this delegation");
             let may = &delegation.keys.keyids;
             signers.sign(&mut document, may);
             let authorities = [Authority::of_delegation(&all.keys, delegation)];
-            told.push(self.finish(&delegation.name, &document, &authorities, may, then)?);
+            let changes = before.as_ref().is_some_and(|before| {
+                delegations(before.signed())
+                    .all(|one| one.name != delegation.name || one.keys != delegation.keys)
+            });
+            let above = changes.then(|| format!("targets {}", targets.signed().version));
+            told.push(self.finish(&delegation.name, &document, &authorities, may, above, then)?);
         }
         Ok(told)
     }
 
-    /// Publishes a staged document with enough signatures, else keeps it with those it has.
+    /// Publishes a staged document with enough signatures, else keeps it with those it has. It also waits for the document
+    /// above it that changes its keys, named by `above`: devices would refuse it until that is published.
     fn finish<T: Role>(
         &self,
         role: &str,
         document: &Document<T>,
         authorities: &[Authority<'_>],
         may: &[KeyId],
+        above: Option<String>,
         then: Then,
     ) -> Result<String, Failure> {
         let version = document.signed().version();
@@ -138,6 +149,15 @@ impl Repository {
             let others = shorts(may.iter().filter(|id| !signed(id)));
             let path = staged.display();
             return Ok(format!("{role} {version}: staged, {missing}, of keys {others}; {path}"));
+        }
+        if let Some(above) = above {
+            if then == Then::Publish {
+                self.save(role, document)?;
+            }
+            let path = staged.display();
+            return Ok(format!(
+                "{role} {version}: staged, signed, waits for {above}, which changes its keys; {path}"
+            ));
         }
         if then == Then::Tell {
             return Ok(format!(
@@ -210,15 +230,28 @@ impl Repository {
         Ok(told)
     }
 
+    /// Roles with a staged change that these keys sign.
+    pub(super) fn staged_for(&self, signers: &Signers) -> Result<BTreeSet<String>, Failure> {
+        let mut found = BTreeSet::new();
+        for (_, key) in &signers.keys {
+            found.extend(self.roles_of(&key.public().id())?);
+        }
+        found.retain(|role| self.staged_path(role).exists());
+        Ok(found)
+    }
+
     fn roles_of(&self, id: &KeyId) -> Result<Vec<String>, Failure> {
         let root = self.latest::<Root>("root")?;
         let targets = self.latest::<Targets>("targets")?;
         let top = root.signed().roles.iter().map(|(name, keys)| (name, &keys.keyids));
-        let delegations = targets.signed().delegations.iter().flat_map(|all| &all.roles);
-        let below = delegations.map(|role| (&role.name, &role.keys.keyids));
+        let below = delegations(targets.signed()).map(|role| (&role.name, &role.keys.keyids));
         let all = top.chain(below).filter(|(_, keys)| keys.contains(id));
         Ok(all.map(|(name, _)| name.clone()).collect())
     }
+}
+
+fn delegations(targets: &Targets) -> impl Iterator<Item = &DelegatedRole> {
+    targets.delegations.iter().flat_map(|all| &all.roles)
 }
 
 /// Whether a file's name says that it is a role's: `releases.json`, with a note of who signed as `releases.anna.json`, or as it

@@ -257,7 +257,38 @@ fn who_signs_sees_what_is_signed_and_which_keys_were_of_no_use() {
     site.run(0, &["rotate", "releases", "--threshold", "1"], &[]).unwrap();
     // Who changes something over what others staged, signs that as well, and sees it.
     let told = site.run(0, &["remove", MODEL, "0.1.0", "--yes"], &["releases"]).unwrap();
-    assert!(told.contains("with what was staged before") && told.contains(&format!("- {RELEASE}")));
+    assert!(told.contains("staged before, this is signed:\nreleases 4 until"), "{told}");
+    assert!(told.contains(&format!("- {RELEASE}")), "{told}");
+    assert!(!told.contains("targets 4 until"), "{told}");
+}
+
+#[test]
+fn what_new_keys_sign_waits_until_the_change_of_keys_is_signed() {
+    let site = Site::released();
+    site.key("releases-2");
+    site.key("targets-2");
+    let file = |name: &str| site.path(name).display().to_string() + ".pub";
+    let published = |file: &str| site.path("repo/metadata").join(file).exists();
+    let (new, old) = (file("releases-2"), file("releases"));
+    let words = ["rotate", "releases", "--add", &new, "--remove", &old];
+    let told = site.run(0, &words, &["releases-2"]).unwrap();
+    assert!(
+        told.contains("releases 3: staged, signed, waits for targets 2, which changes"),
+        "{told}"
+    );
+    assert!(!published("3.releases.json"));
+    // The timer must not bring devices what they would refuse.
+    site.run(1, &["refresh"], &ONLINE).unwrap();
+    let (add, remove) = (file("targets-2"), file("targets"));
+    let words = ["rotate", "targets", "--add", &add, "--remove", &remove];
+    let told = site.run(1, &words, &["targets-2"]).unwrap();
+    assert!(told.contains("targets 2: staged, signed, waits for root 2, which changes"), "{told}");
+    assert!(told.contains("releases 3: staged, signed, waits for targets 2"), "{told}");
+    let told = site.run(1, &["sign"], &["root"]).unwrap();
+    for role in ["root 2", "targets 2", "releases 3"] {
+        assert!(told.contains(&format!("{role}: signed and published")), "{role}: {told}");
+    }
+    assert!(published("3.releases.json"));
 }
 
 #[test]
@@ -285,6 +316,7 @@ fn slips_are_told_with_what_was_meant() {
             format!("rotate\nreleases\n--add\n{}", file("no.pub")),
             "expected a .pub file of `ocelctl",
         ),
+        ("add\nnowhere".to_owned(), "/nowhere: no such file or folder; expected a package"),
         (words(&typo), "--threshold release: no such role; there are root, timestamp"),
         (words(&high), "releases would have 1 keys, of which 2 must sign"),
     ];

@@ -1,5 +1,6 @@
 //! Two of three people sign a release on different machines, passing files; then one key is lost.
 
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -33,20 +34,20 @@ fn a_ceremony_of_two_of_three_people_passes_files() {
     package(path, "0.2.0", |_| {});
     let told = ok(path, &["repo", "add", "package-0.2.0", "--key", "keys/anna.key"]);
     assert!(told.contains("releases has 1 valid signatures of the 2"), "{told}");
-    // Ben works on another machine: a copy of the folder, of which only the staged file comes back.
+    assert!(told.contains("; repo/staged/releases.json"), "{told}");
+    // Ben works on another machine: he gets metadata and what is staged, and his own file comes back.
     let elsewhere = tempfile::tempdir().unwrap();
-    let copied = Command::new("cp")
-        .arg("-r")
-        .args([path.join("repo"), path.join("keys")])
-        .arg(elsewhere.path())
-        .status();
-    assert!(copied.unwrap().success());
+    let tar = |folder: &Path, words: &[&str]| {
+        assert!(Command::new("tar").args(words).current_dir(folder).status().unwrap().success());
+    };
+    tar(path, &["-cf", "to-ben.tar", "repo/ocelctl.json", "repo/metadata", "repo/staged", "keys"]);
+    tar(elsewhere.path(), &["-xf", &path.join("to-ben.tar").display().to_string()]);
     let told = ok(elsewhere.path(), &["repo", "sign", "--key", "keys/ben.key"]);
-    assert!(told.contains("releases 1: signed and published"), "{told}");
-    let signed = elsewhere.path().join("repo/metadata/1.releases.json");
-    let copy = path.join("releases.ben.json");
-    std::fs::copy(signed, &copy).unwrap();
-    let told = ok(path, &["repo", "sign", "--merge", "releases.ben.json"]);
+    assert!(told.contains("+ releases/tiny-classifier/tiny-classifier-0.2.0.tar"), "{told}");
+    let file = "repo/metadata/1.releases.json";
+    assert!(told.contains(&format!("releases 1: signed and published; {file}")), "{told}");
+    std::fs::copy(elsewhere.path().join(file), path.join("1.releases.json")).unwrap();
+    let told = ok(path, &["repo", "sign", "--merge", "1.releases.json"]);
     assert!(told.contains("releases 1: signed and published"), "{told}");
     ok_with(path, &["repo", "refresh"], &ONLINE);
     let told = ok(path, &["repo", "status"]);
@@ -75,8 +76,11 @@ fn a_ceremony_of_two_of_three_people_passes_files() {
         assert!(told.contains("keys of releases have an id that begins with"), "{told}");
         assert!(told.contains(id), "{told}");
     }
-    let words = ["repo", "rotate", "releases", "--remove", id, "--key", "keys/targets.key"];
+    let words =
+        ["repo", "rotate", "releases", "--remove", "keys/ben.pub", "--key", "keys/targets.key"];
     ok(path, &[&words[..], &["--key", "keys/anna.key", "--key", "keys/cleo.key"]].concat());
+    let targets = std::fs::read_to_string(path.join("repo/metadata/2.targets.json")).unwrap();
+    assert!(!targets.contains(id.as_str()), "{targets}");
     ok_with(path, &["repo", "refresh"], &ONLINE);
     let told = refused(path, &["repo", "rotate", "releases", "--threshold", "3"]);
     assert!(told.contains("would have 2 keys, of which 3 must sign"), "{told}");
