@@ -295,12 +295,13 @@ static ocelli_status open_session(ocelli_context *c, const ocelli_source *source
   char now[32], then[32];
   size_t n_bytes = 0;
   int cached = cache_file(c, source, e->kept, sizeof e->kept);
-  if (cached && checksum(e->kept, now, then)) {
-    void *kept = strcmp(now, then) ? NULL : read_file(e->kept, &n_bytes);
+  if (cached) {
+    int whole = checksum(e->kept, now, then) && !strcmp(now, then);
+    void *kept = whole ? read_file(e->kept, &n_bytes) : NULL;
     ocelli_status status = kept ? session_of(c, kept, n_bytes, NULL, OCELLI_BLOB_STALE, &e->session) : OCELLI_BLOB_STALE;
     free(kept);
     if (!status) return OCELLI_OK;
-    unlink(e->kept); /* damaged, or of another driver: compile anew */
+    unlink(e->kept); /* damaged, empty or of another driver: compiled anew, which does not write over a file */
   }
   ocelli_status status = session_of(c, source->data, (size_t)source->n_bytes, cached ? e->kept : NULL, OCELLI_MODEL_REJECTED, &e->session);
   if (cached && !status) keep_checksum(e->kept);
