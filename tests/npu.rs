@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use ocelli::clock::{Clock, SystemClock};
 use ocelli::inference::session::{SegmentReport, WorkerReport};
-use ocelli::inference::{Session, SessionOptions, WorkerSettings, delegates_with};
+use ocelli::inference::{Sandbox, Session, SessionOptions, WorkerSettings, delegates_with};
 use ocelli::tensor::{Tensor, TensorBuffer, TensorView};
 
 /// One frame at 30 a second.
@@ -370,4 +370,46 @@ fn the_example_plugin_runs_its_relu() {
     session.run(&[input.view()], support::now() + BUSY).unwrap();
     assert_eq!(session.output(0).values.as_f32().unwrap(), [0.0, 0.0, 0.0, 0.5, 1.0, 3.0]);
     assert_eq!(session.running().collect::<Vec<_>>(), ["relu"]);
+}
+
+/// What `tests/npu/burglar.c` says of its attempts, each an errno.
+fn attempts(sandbox: Sandbox, folder: &Path) -> String {
+    let mut settings =
+        WorkerSettings::new("burglar", support::plugin::compiled("tests/npu/burglar.c"));
+    settings.program = support::plugin::worker();
+    settings.sandbox = sandbox;
+    let [outside, cache] = ["outside", "cache"].map(|name| folder.join(name));
+    for (name, folder) in [("outside", &outside), ("cache", &cache)] {
+        std::fs::create_dir_all(folder).unwrap();
+        settings.options.insert(name.to_owned(), folder.to_str().unwrap().to_owned());
+    }
+    settings.cache_dir = Some(cache);
+    let delegate = delegates_with(&["burglar".to_owned()], &[settings], &clock()).remove(0);
+    delegate.probe().expect_err("a burglar").to_string()
+}
+
+/// The system this runs on has Landlock (Linux 5.13) and seccomp.
+#[test]
+fn a_plugin_is_fenced_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let (none, refused, absent) = (0, libc::EPERM, libc::ENOENT);
+    let away = libc::EACCES;
+    for (sandbox, outside, memory, program, internet, rest) in [
+        (Sandbox::Strict, away, away, refused, refused, refused),
+        (Sandbox::Files, away, none, absent, none, refused),
+    ] {
+        let said = attempts(sandbox, folder.path());
+        let expected = format!(
+            "outside {outside}, cache 0, shared memory {memory}, program {program}, internet {internet}, \
+             unix 0, trace {rest}, mount {rest}, ring {rest}, x32 {rest}, end"
+        );
+        assert!(said.contains(&expected), "{sandbox:?}: {said}, expected {expected}");
+    }
+    let open = attempts(Sandbox::Off, folder.path());
+    assert!(
+        open.contains(
+            "outside 0, cache 0, shared memory 0, program 2, internet 0, unix 0, trace 0"
+        ),
+        "{open}"
+    );
 }

@@ -29,7 +29,7 @@ pub(crate) fn fence(sandbox: Sandbox, memory_bytes: u64, cache_dir: Option<&str>
     let privileges = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
     note("no new privileges", answer(privileges.into()).map(drop));
     if sandbox != Sandbox::Off {
-        note("Landlock", write_only_in(cache_dir));
+        note("Landlock", write_only_in(sandbox, cache_dir));
         note("seccomp", filter(sandbox));
     }
     missing
@@ -82,8 +82,13 @@ const CHANGES: u64 = (1 << 1) | (0b1_1111_1111 << 4);
 /// Same numbers on every architecture.
 const LANDLOCK_CREATE_RULESET: libc::c_long = 444;
 
-/// Files can be changed below the cache folder and `/dev` (the devices themselves) only.
-fn write_only_in(cache_dir: Option<&str>) -> io::Result<()> {
+/// The right to write what is there: devices.
+const WRITE: u64 = 1 << 1;
+
+/// Files can be changed below the cache folder only, and what lies in `/dev` can be written; made there, as shared memory, only if
+/// the sandbox is not strict.
+fn write_only_in(sandbox: Sandbox, cache_dir: Option<&str>) -> io::Result<()> {
+    let in_dev = if sandbox == Sandbox::Strict { WRITE } else { CHANGES };
     let ruleset = Ruleset { handled_access_fs: CHANGES };
     // SAFETY: a ruleset of the length given; returns a new descriptor.
     let rules = answer(i64::from(unsafe {
@@ -91,14 +96,16 @@ fn write_only_in(cache_dir: Option<&str>) -> io::Result<()> {
     }))?;
     // SAFETY: a descriptor that nobody else has.
     let rules = unsafe { OwnedFd::from_raw_fd(i32::try_from(rules).map_err(io::Error::other)?) };
-    for folder in ["/dev"].into_iter().chain(cache_dir) {
+    for (folder, allowed_access) in
+        [("/dev", in_dev)].into_iter().chain(cache_dir.map(|folder| (folder, CHANGES)))
+    {
         let path = CString::new(folder).map_err(io::Error::other)?;
         // SAFETY: a valid path.
         let fd =
             answer(unsafe { libc::open(path.as_ptr(), libc::O_PATH | libc::O_CLOEXEC) }.into())?;
         // SAFETY: a descriptor that nobody else has.
         let folder = unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).map_err(io::Error::other)?) };
-        let beneath = Beneath { allowed_access: CHANGES, parent_fd: folder.as_raw_fd() };
+        let beneath = Beneath { allowed_access, parent_fd: folder.as_raw_fd() };
         // SAFETY: rule type 1 is a path, described by a struct of this layout.
         answer(i64::from(unsafe {
             let rules = rules.as_raw_fd();
@@ -132,6 +139,8 @@ const NEVER: &[libc::c_long] = &[
     libc::SYS_swapon,
     libc::SYS_settimeofday,
     libc::SYS_clock_settime,
+    // Its operations, sockets among them, are not seen here.
+    libc::SYS_io_uring_setup,
 ];
 /// Other programs.
 const PROGRAMS: &[libc::c_long] = &[libc::SYS_execve, libc::SYS_execveat];
@@ -147,6 +156,8 @@ const ARCHITECTURE: u32 = 0x4000_0028;
 fn filter(sandbox: Sandbox) -> io::Result<()> {
     const LOAD: u32 = 0x20;
     const JUMP_IF_EQUAL: u32 = 0x15;
+    #[cfg(target_arch = "x86_64")]
+    const JUMP_IF_AT_LEAST: u32 = 0x35;
     const RETURN: u32 = 0x06;
     const ALLOW: u32 = 0x7fff_0000;
     const KILL: u32 = 0x8000_0000;
@@ -160,6 +171,9 @@ fn filter(sandbox: Sandbox) -> io::Result<()> {
         one(RETURN, 0, 0, KILL),
         one(LOAD, 0, 0, 0),
     ];
+    // The x32 interface: the same calls by other numbers.
+    #[cfg(target_arch = "x86_64")]
+    program.extend([one(JUMP_IF_AT_LEAST, 0, 1, 0x4000_0000), one(RETURN, 0, 0, REFUSE)]);
     let programs = if sandbox == Sandbox::Strict { PROGRAMS } else { &[] };
     for call in NEVER.iter().chain(programs) {
         program.push(one(JUMP_IF_EQUAL, 0, 1, u32::try_from(*call).map_err(io::Error::other)?));
