@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # ONNX Runtime for aarch64 from PyPI (21 MB) behind the plug-in, under QEMU's user emulator. The runtime reads /proc/cpuinfo and dies of an
 # x86 one, so that QEMU is given a folder in which an ARM one lies.
-# Usage: aarch64.sh CACHE WORK (called by run.sh); installs gcc-aarch64-linux-gnu, qemu-user and libstdc++ for arm64.
+# Usage: aarch64.sh CACHE WORK (called by run.sh); installs gcc-aarch64-linux-gnu, qemu-user and libstdc++ for arm64, and what cross/setup.sh does.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 cache=$1 work=$2
@@ -34,3 +34,10 @@ if [[ $said != *"run 0 0 0 0.5 1 3"* ]]; then
     exit 1
 fi
 echo "ok: a Relu on the CPU provider for aarch64, emulated"
+
+echo "== the agent with a worker for aarch64, the zoo's classifier"
+cross/setup.sh aarch64-unknown-linux-musl
+worker=$(cross/worker.sh aarch64-unknown-linux-gnu)
+OCELLI_AARCH64_ORT=$library OCELLI_AARCH64_WORKER=$worker OCELLI_AARCH64_PLUGIN=$work/ort-aarch64.so \
+    OCELLI_AARCH64_RUNNER="qemu-aarch64-static -cpu cortex-a76 -L $root" \
+    cargo test --locked --workspace --test npu_vendor -- --ignored --exact --nocapture the_cpu_provider_runs_the_zoo_classifier_on_aarch64
