@@ -4,17 +4,16 @@ use std::io::{IsTerminal as _, Write};
 use std::path::PathBuf;
 
 use ocelli::clock::{Clock, SystemClock};
-use ocelli_protocol::repository::{Rollout, RolloutEntry, release_path, rollout_path};
-use ocelli_protocol::{Id, VERSION};
-use ocelli_tuf::schema::{RoleKeys, Root, TargetFile, Targets};
-use ocelli_tuf::{DateTime, Key, TargetPath};
+use ocelli_protocol::repository::release_path;
+use ocelli_tuf::schema::{RoleKeys, Root, Targets};
+use ocelli_tuf::{DateTime, Key};
 
-use super::command::{Command, Init, ROLES, RolloutArguments};
+use super::command::{Command, Init, ROLES};
 use super::package::Packed;
+use super::rollout::{not_rolled_out, roll_out};
 use super::sign::Signers;
-use super::{Repository, lifetime, package};
-use crate::files::Place;
-use crate::{Failure, files, keys, written};
+use super::{Repository, lifetime};
+use crate::{Failure, keys, written};
 
 /// The time, for expiry.
 pub(crate) fn now() -> DateTime {
@@ -45,8 +44,9 @@ pub(super) fn run_at(now: DateTime, command: Command, out: &mut dyn Write) -> Re
         Command::Sign { merge, yes, .. } => {
             let repository = open()?;
             merge.iter().try_for_each(|file| repository.merge(file))?;
-            if !common.key.is_empty() {
-                say(out, &repository.changes(|_| true)?)?;
+            let changes = repository.changes(|_| true)?;
+            if !common.key.is_empty() && !changes.is_empty() {
+                say(out, &changes)?;
                 agree(yes, out)?;
             }
             repository
@@ -120,6 +120,7 @@ fn change(repository: &Repository, command: Command) -> Result<Vec<String>, Fail
     match command {
         Command::Add { package, role, .. } => {
             let packed = repository.pack(&package)?;
+            may_release(repository, &role, &packed)?;
             if is_released(repository, &role, &packed)? {
                 return Ok(vec![format!(
                     "{} is released already, the same to the byte",
@@ -151,7 +152,9 @@ fn change(repository: &Repository, command: Command) -> Result<Vec<String>, Fail
             Ok(vec![format!("{role}: {what}")])
         }
         Command::Delegate { role, model, public, threshold, .. } => {
+            is_new(repository, &role)?;
             let keys = public_keys(&public)?;
+            enough(&role, &RoleKeys::new(keys.iter().map(Key::id).collect(), threshold))?;
             let paths = format!("releases/{model}/*");
             repository.edit::<Targets>("targets", |targets| {
                 targets.delegate(&role, &keys, threshold, &[&paths]);
@@ -182,7 +185,8 @@ fn key_id(text: &String) -> Result<String, Failure> {
     Ok(keys::read_public(text.as_ref())?.id().as_str().to_owned())
 }
 
-fn known(repository: &Repository, role: &str, path: &str) -> Result<(), Failure> {
+/// Whether a role has a target, staged or published.
+pub(super) fn known(repository: &Repository, role: &str, path: &str) -> Result<(), Failure> {
     let document = repository.latest::<Targets>(role)?;
     if document.signed().targets.contains_key(path) {
         return Ok(());
@@ -246,71 +250,27 @@ fn enough(role: &str, keys: &RoleKeys) -> Result<(), Failure> {
     )))
 }
 
-fn roll_out(repository: &Repository, arguments: RolloutArguments) -> Result<Vec<String>, Failure> {
-    let RolloutArguments { model, version, channel, percent, label, attempt, .. } = arguments;
-    let target = release_path(model.as_str(), &version);
-    is_signed(repository, &target)?;
-    let path = rollout_path(model.as_str());
-    let mut rollout = repository.rollout(&path)?.unwrap_or_else(|| Rollout {
-        v: VERSION,
-        model: model.clone(),
-        channels: std::collections::BTreeMap::new(),
-    });
-    let entries = rollout.channels.entry(channel.clone()).or_default();
-    let same = |entry: &RolloutEntry| entry.target == target && entry.labels == label;
-    let before = entries.iter().find(|entry| entry.target == target).map(|entry| entry.attempt);
-    entries.retain(|entry| !same(entry));
-    let everybody = percent >= 100.0 && label.is_empty();
-    if everybody {
-        // Nothing after an entry that means all devices is ever reached.
-        entries.clear();
-    }
-    let attempt = attempt.or(before).unwrap_or(1);
-    // The salt stays while the part grows, so that no device falls out of it.
-    let salt = target.clone();
-    entries.insert(0, RolloutEntry { target, percent, labels: label, salt, attempt });
-    let bytes = serde_json::to_vec(&rollout).expect("a roll-out is plain JSON");
-    Rollout::parse(&bytes).map_err(|error| Failure(error.to_string()))?;
-    files::write(&repository.target_path(&path, &package::digest(&bytes)), &bytes, Place::Public)?;
-    let path: TargetPath = path.parse().map_err(|error| Failure(format!("{error}")))?;
-    repository.edit::<Targets>("rollout", |targets| targets.add(&path, TargetFile::of(&bytes)))?;
-    Ok(vec![format!("{model} {version}: {percent} % of channel {channel}, attempt {attempt}")])
-}
-
-/// Refuses what devices would not find: they take a release with enough signatures only.
-fn is_signed(repository: &Repository, target: &str) -> Result<(), Failure> {
-    let mut staged = None;
-    for role in repository.delegated()?.into_iter().filter(|role| role != "rollout") {
-        let published = repository.newest::<Targets>(&role)?;
-        if published.is_some_and(|one| one.signed().targets.contains_key(target)) {
-            return Ok(());
-        }
-        if known(repository, &role, target).is_ok() {
-            staged = Some(role);
-        }
-    }
-    Err(Failure(match staged {
-        Some(role) => format!(
-            "{target} is staged, but not signed by enough keys of {role}; sign it first with `ocelctl repo sign`, see \
-             ocelctl repo status"
-        ),
-        None => format!("no release {target}; add it first with `ocelctl repo add`"),
-    }))
-}
-
-/// Refuses to take away what devices are meant to get.
-fn not_rolled_out(repository: &Repository, target: &str) -> Result<(), Failure> {
-    let rolled_out = repository.roll_outs()?;
-    let Some((_, channel, entry)) =
-        rolled_out.into_iter().find(|(_, _, entry)| entry.target == target)
-    else {
+/// Refuses a release under a role that is not trusted for it: no device would find it.
+fn may_release(repository: &Repository, role: &str, packed: &Packed) -> Result<(), Failure> {
+    let targets = repository.latest::<Targets>("targets")?;
+    let mut roles = targets.signed().delegations.iter().flat_map(|all| &all.roles);
+    if roles.any(|one| one.name == role && one.covers(&packed.path)) {
         return Ok(());
-    };
+    }
     Err(Failure(format!(
-        "{target} is rolled out to {} % of channel {channel}: without it, those of them that do not run it yet are told \
-         of a missing release and take no update; roll out another version first, or say --yes",
-        entry.percent
+        "{role} may not release {}; name another --role, or see ocelctl repo delegate",
+        packed.title
     )))
+}
+
+/// Refuses to begin a role again: its versions would go back, and another role's paths be replaced.
+fn is_new(repository: &Repository, role: &str) -> Result<(), Failure> {
+    if ROLES.contains(&role) || repository.delegated()?.iter().any(|one| one == role) {
+        return Err(Failure(format!(
+            "there is a role {role} already; change its keys with `ocelctl repo rotate {role}`, or choose another name"
+        )));
+    }
+    Ok(())
 }
 
 /// Whether this very package is released. A published version never changes: the roll-out would bring another content to
@@ -403,29 +363,4 @@ fn rotate(
     repository
         .edit::<Targets>("targets", |targets| targets.delegate(role, &keys, threshold, &paths))?;
     repository.edit::<Targets>(role, |_| {})
-}
-
-impl Repository {
-    /// Every entry of the roll-outs as staged or published, with its path and channel.
-    pub(super) fn roll_outs(&self) -> Result<Vec<(String, Id, RolloutEntry)>, Failure> {
-        let mut found = Vec::new();
-        for path in self.latest::<Targets>("rollout")?.signed().targets.keys() {
-            for (channel, entries) in self.rollout(path)?.into_iter().flat_map(|all| all.channels) {
-                found.extend(
-                    entries.into_iter().map(|entry| (path.clone(), channel.clone(), entry)),
-                );
-            }
-        }
-        Ok(found)
-    }
-
-    /// The roll-out document as staged or published.
-    fn rollout(&self, path: &str) -> Result<Option<Rollout>, Failure> {
-        let document = self.latest::<Targets>("rollout")?;
-        let Some(target) = document.signed().targets.get(path) else { return Ok(None) };
-        let mut content = package::Content::new();
-        self.content(path, target, &mut content)?;
-        let bytes = content.into_values().next().unwrap_or_default();
-        Rollout::parse(&bytes).map(Some).map_err(|error| Failure(error.to_string()))
-    }
 }

@@ -15,6 +15,7 @@ mod edit;
 mod held;
 mod online;
 mod package;
+mod rollout;
 mod sign;
 mod status;
 #[cfg(test)]

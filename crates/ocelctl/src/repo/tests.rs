@@ -292,6 +292,30 @@ fn what_new_keys_sign_waits_until_the_change_of_keys_is_signed() {
 }
 
 #[test]
+fn a_role_of_its_own_releases_its_model_only_and_is_not_begun_again() {
+    let site = Site::signed_by(&ROLES);
+    site.key("team");
+    let public = site.path("team.pub").display().to_string();
+    let delegate = |name: &str, model: &str| {
+        let words = ["delegate", name, "--model", model, "--public", &public];
+        site.run(0, &words, &["targets", "team"])
+    };
+    for name in ["releases", "root"] {
+        let told = delegate(name, MODEL).unwrap_err();
+        assert!(told.contains(&format!("there is a role {name} already")), "{told}");
+    }
+    delegate("team", MODEL).unwrap();
+    let told = delegate("team", "other").unwrap_err();
+    assert!(told.contains("`ocelctl repo rotate team`"), "{told}");
+    delegate("other-team", "other").unwrap();
+    let add = |role: &str| site.run(0, &["add", &fixture(), "--role", role], &["team"]);
+    let told = add("other-team").unwrap_err();
+    assert!(told.contains("other-team may not release tiny-classifier 0.1.0"), "{told}");
+    assert!(add("team").unwrap().contains("team 2: signed and published"));
+    site.run(0, &["rollout", MODEL, "0.1.0"], &ONLINE).unwrap();
+}
+
+#[test]
 fn slips_are_told_with_what_was_meant() {
     let site = Site::released();
     let file = |name: &str| site.path(name).display().to_string();

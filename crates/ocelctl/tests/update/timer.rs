@@ -17,9 +17,12 @@ fn systemd_knows_every_word_of_the_shipped_units() {
     let verify = |units: &[&str]| {
         let paths = units.iter().map(|unit| folder.path().join(unit));
         let output = Command::new("systemd-analyze").arg("verify").args(paths).output().unwrap();
-        String::from_utf8_lossy(&output.stderr).into_owned()
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        // It also looks at units of this machine that these name.
+        let own = told.lines().filter(|line| line.contains("ocelctl-refresh"));
+        own.map(str::to_owned).collect::<Vec<_>>()
     };
-    assert_eq!(verify(&UNITS), "");
+    assert_eq!(verify(&UNITS), Vec::<String>::new());
     let timer = std::fs::read_to_string(folder.path().join(UNITS[1])).unwrap();
     let calendar = timer.lines().find_map(|line| line.strip_prefix("OnCalendar=")).unwrap();
     let next = Command::new("systemd-analyze").args(["calendar", calendar]).output().unwrap();
@@ -27,7 +30,7 @@ fn systemd_knows_every_word_of_the_shipped_units() {
     // It does see what is wrong.
     std::fs::write(folder.path().join(UNITS[1]), timer.replace("Persistent", "Persistant"))
         .unwrap();
-    assert!(verify(&UNITS).contains("Persistant"));
+    assert!(verify(&UNITS).iter().any(|line| line.contains("Persistant")));
 }
 
 /// Runs the unit's command with a program in the place of `ocelctl`; gives its exit code and the subcommands that ran.
