@@ -107,12 +107,12 @@ fn refresh(repository: &Repository, signers: &Signers, out: &mut dyn Write) -> R
     say(out, &repository.unused(signers)?)?;
     let waiting = repository.waiting()?.into_iter();
     say(out, &waiting.map(|line| format!("warning: not renewed: {line}")).collect::<Vec<_>>())?;
-    let endings = repository.endings()?;
-    if endings.is_empty() {
+    let mut wrong = repository.without_authority()?;
+    wrong.extend(repository.endings()?.iter().map(ToString::to_string));
+    if wrong.is_empty() {
         return Ok(());
     }
-    let endings: Vec<String> = endings.iter().map(ToString::to_string).collect();
-    Err(Failure(format!("refreshed, but {}", endings.join("; "))))
+    Err(Failure(format!("refreshed, but {}", wrong.join("; "))))
 }
 
 /// Stages a change; tells which.

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use ocelli_protocol::repository::RolloutEntry;
-use ocelli_tuf::DateTime;
 use ocelli_tuf::schema::{Role, Root, Snapshot, Targets, Timestamp};
+use ocelli_tuf::{Authority, DateTime};
 
 use super::sign::shorts;
 use super::{Repository, authority, lifetime};
@@ -102,6 +102,7 @@ impl Repository {
     /// What devices do not get with the metadata as it is published, and whose key is missing.
     pub(crate) fn unpublished(&self) -> Result<Vec<String>, Failure> {
         let mut told = self.waiting()?;
+        told.extend(self.without_authority()?);
         let Some(root) = self.newest::<Root>("root")? else { return Ok(told) };
         let root = root.signed();
         let needs = |roles: &[&str]| {
@@ -141,6 +142,28 @@ impl Repository {
             self.behind(root, snapshot.signed())?
                 .map(|why| format!("{why}: {}", needs(&["timestamp"]))),
         );
+        Ok(told)
+    }
+
+    /// Published roles that the published targets do not trust: after a change of their keys, until they are signed anew.
+    pub(super) fn without_authority(&self) -> Result<Vec<String>, Failure> {
+        let Some(targets) = self.newest::<Targets>("targets")? else { return Ok(Vec::new()) };
+        let targets = targets.signed();
+        let Some(delegations) = &targets.delegations else { return Ok(Vec::new()) };
+        let mut told = Vec::new();
+        for role in &delegations.roles {
+            let Some(document) = self.newest::<Targets>(&role.name)? else { continue };
+            let authority = Authority::of_delegation(&delegations.keys, role);
+            let Err(missing) = document.verify(authority) else { continue };
+            told.push(format!(
+                "{} {}: {missing} since targets {}; devices take nothing of it until its next version is signed, of \
+                 keys {}",
+                role.name,
+                document.signed().version,
+                targets.version,
+                shorts(&role.keys.keyids)
+            ));
+        }
         Ok(told)
     }
 

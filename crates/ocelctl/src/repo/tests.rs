@@ -289,6 +289,15 @@ fn what_new_keys_sign_waits_until_the_change_of_keys_is_signed() {
         assert!(told.contains(&format!("{role}: signed and published")), "{role}: {told}");
     }
     assert!(published("3.releases.json"));
+    // The other way round devices refuse what the old keys signed: nobody may overlook that.
+    let words = ["rotate", "releases", "--add", &old, "--remove", &new];
+    let told = site.run(1, &words, &["targets-2"]).unwrap();
+    let says = "releases 3: releases has 0 valid signatures of the 1 it needs since targets 3";
+    assert!(told.contains(says), "{told}");
+    let told = site.run(1, &["refresh"], &ONLINE).unwrap_err();
+    assert!(told.contains(&format!("refreshed, but {says}")), "{told}");
+    site.run(1, &["sign"], &["releases"]).unwrap();
+    site.run(1, &["refresh"], &ONLINE).unwrap();
 }
 
 #[test]
