@@ -9,6 +9,7 @@ pub use ocelli_vision::{frame, tensor};
 pub mod clock;
 pub mod detection;
 pub mod file;
+pub mod processor;
 pub mod telemetry;
 
 pub mod agent;

@@ -338,6 +338,30 @@ fn an_orderly_end_delivers_every_number_that_was_given() {
     }
 }
 
+/// By `model.cores`: the thread that runs the model and the engine's helpers; cameras and connections run anywhere.
+#[test]
+fn inference_stays_on_its_cores() {
+    let field = Field::new("spill");
+    let mut setup = Setup::new(field.dir.path(), field.proxy.port);
+    setup.model_lines = "cores = [0]".to_owned();
+    let agent = setup.start();
+    field.wait_flowing();
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", agent.child.id())).unwrap();
+    let cores = |task: std::io::Result<std::fs::DirEntry>| {
+        let folder = task.unwrap().path();
+        let status = std::fs::read_to_string(folder.join("status")).unwrap();
+        let of =
+            |key| status.lines().find_map(|line| Some(line.strip_prefix(key)?.trim().to_owned()));
+        (of("Name:").unwrap(), of("Cpus_allowed_list:").unwrap())
+    };
+    let threads: Vec<_> = tasks.map(cores).collect();
+    for (name, allowed) in &threads {
+        assert_eq!(allowed == "0", name == "inference", "{name}: {threads:?}");
+    }
+    assert!(threads.iter().any(|(name, _)| name == "inference"), "{threads:?}");
+    agent.terminate();
+}
+
 /// What a run without broker found is sent by the next one, under its own name and numbers.
 #[test]
 fn results_of_a_run_without_broker_are_sent_by_the_next_run() {

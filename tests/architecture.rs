@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 const TABLE: &[&str] = &[
     "clock",
     "file",
+    "processor",
     "telemetry",
     "frame",
     "detection",
@@ -58,6 +59,7 @@ const CONFINED: &[(&str, &[&str])] = &[
     ("zune_jpeg", &["crates/vision/src/jpeg.rs", "src/camera/jpeg.rs"]),
     ("lexopt", &["src/cli", "src/main.rs"]),
     ("dlmalloc", &["src/heap.rs"]),
+    ("nix", &["src/processor.rs"]),
     ("toml", &["src/config", "src/model/manifest.rs"]),
     ("sd_notify", &["src/agent"]),
 ];

@@ -16,6 +16,7 @@ use ocelli::clock::{Clock, SystemClock};
 use ocelli::inference::WorkerSettings;
 use ocelli::inference::session::WorkerReport;
 use ocelli::model::Sha256;
+use ocelli::processor::Processor;
 use support::agent::project;
 use support::plugin;
 
@@ -101,7 +102,7 @@ impl Packed {
             path: self.folder.path().to_owned(),
             delegates: vec!["rknn".to_owned(), "int8".to_owned()],
             profile: None,
-            threads: 1,
+            processor: Processor::default(),
             deadline: Duration::from_secs(60),
             accelerators: Accelerators {
                 plugins: vec![settings],

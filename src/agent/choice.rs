@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::inference::delegate::Delegate;
 use crate::inference::{Session, SessionOptions, WorkerSettings, delegates_with};
 use crate::model::{ModelSpec, Sha256};
+use crate::processor::Processor;
 use crate::tensor::Tensor;
 
 /// The delegate of every processor.
@@ -56,12 +57,20 @@ pub(super) fn order(
     let names: Vec<_> = plugins.iter().map(|plugin| plugin.name.clone()).collect();
     let names: Vec<_> = names.into_iter().chain([PROCESSOR.to_owned()]).collect();
     let delegates = delegates_with(&names, plugins, clock);
-    let key = key(spec, plugins, &delegates, &board());
+    let key = key(spec, plugins, &delegates, &settings.processor, &board());
     let kept = read(file).filter(|profile| profile.key == key);
     let profile = kept.unwrap_or_else(|| {
         log::info!("model={} measuring delegates: no profile fits", spec.id().name);
         let measured = |delegate| measure(delegate, &names, plugins, settings, spec.onnx(), clock);
-        let mut rows: Vec<Row> = names.iter().filter_map(|name| measured(name)).collect();
+        // Where the model will run: a thread of its own, since the caller's goes on to other work.
+        let rows = std::thread::scope(|scope| {
+            let body = || {
+                settings.processor.keep();
+                names.iter().filter_map(|name| measured(name)).collect::<Vec<Row>>()
+            };
+            scope.spawn(body).join()
+        });
+        let mut rows = rows.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         rows.sort_by_key(|row| row.median_us);
         let profile = Profile { key, rows };
         keep(file, &profile);
@@ -77,14 +86,16 @@ pub(super) fn order(
     order
 }
 
-/// What the figures depend on, digested: model, build, board, plug-ins with their devices and versions.
+/// What the figures depend on, digested: model, build, board, threads and cores, plug-ins with their devices and versions.
 fn key(
     spec: &ModelSpec,
     plugins: &[WorkerSettings],
     delegates: &[Arc<dyn Delegate>],
+    processor: &Processor,
     board: &str,
 ) -> String {
     let mut text = format!("{}\n{}\n{board}\n", spec.sha256(), env!("CARGO_PKG_VERSION"));
+    text += &format!("{} {:?}\n", processor.threads, processor.cores);
     for plugin in plugins {
         let library = plugin.plugin.display();
         text += &format!("{}\n{library}\n{:?}\n", plugin.name, plugin.options);
@@ -122,7 +133,7 @@ fn measure(
     let with_stand_in: Vec<_> =
         names.iter().filter(|other| *other == name || *other == PROCESSOR).cloned().collect();
     let delegates = delegates_with(&with_stand_in, plugins, clock);
-    delegates.iter().for_each(|delegate| delegate.use_threads(settings.threads));
+    delegates.iter().for_each(|delegate| delegate.use_processor(&settings.processor));
     let closeness = settings.accelerators.closeness;
     let options = SessionOptions { closeness, ..SessionOptions::default() };
     let told = |error: &dyn std::fmt::Display| log::warn!("delegate={name} {error}");
@@ -174,19 +185,27 @@ mod tests {
     }
 
     #[test]
-    fn another_board_or_plugin_is_measured_anew() {
+    fn another_board_plugin_or_number_of_threads_is_measured_anew() {
         let spec = spec();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let plugin = WorkerSettings::new("npu", "/nowhere/npu.so");
         let other = WorkerSettings::new("npu", "/nowhere/other.so");
-        let of = |plugin: &WorkerSettings, board: &str| {
+        let with = |plugin: &WorkerSettings, processor: &Processor, board: &str| {
             let plugins = [plugin.clone()];
             let delegates = delegates_with(&["npu".to_owned()], &plugins, &clock);
-            key(&spec, &plugins, &delegates, board)
+            key(&spec, &plugins, &delegates, processor, board)
         };
+        let one = Processor::default();
+        let of = |plugin: &WorkerSettings, board: &str| with(plugin, &one, board);
         assert_eq!(of(&plugin, "Rock 5"), of(&plugin, "Rock 5"));
         assert_ne!(of(&plugin, "Rock 5"), of(&plugin, "Rock 3"));
         assert_ne!(of(&plugin, "Rock 5"), of(&other, "Rock 5"));
+        for processor in [
+            Processor { threads: 2, ..Processor::default() },
+            Processor { cores: vec![4], ..Processor::default() },
+        ] {
+            assert_ne!(of(&plugin, "Rock 5"), with(&plugin, &processor, "Rock 5"));
+        }
     }
 
     #[test]

@@ -114,7 +114,7 @@ pub fn load(settings: &ModelSettings, clock: &Arc<dyn Clock>) -> Result<Loaded, 
         .map(|profile| choice::order(settings, profile, &spec, &plugins, clock));
     let names = chosen.as_ref().unwrap_or(&settings.delegates);
     let delegates = delegates_with(names, &plugins, clock);
-    delegates.iter().for_each(|delegate| delegate.use_threads(settings.threads));
+    delegates.iter().for_each(|delegate| delegate.use_processor(&settings.processor));
     let options = SessionOptions {
         shadow_every: settings.accelerators.shadow_every,
         closeness: settings.accelerators.closeness,
@@ -214,12 +214,13 @@ pub(crate) fn picture(file: &[u8], clock: &dyn Clock) -> Result<Frame, String> {
 mod tests {
     use super::*;
     use crate::clock::SystemClock;
+    use crate::processor::Processor;
 
     fn settings(delegates: &[&str]) -> ModelSettings {
         ModelSettings {
             path: concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny-classifier").into(),
             delegates: delegates.iter().map(|name| (*name).to_owned()).collect(),
-            threads: 1,
+            processor: Processor::default(),
             deadline: Duration::from_secs(2),
             profile: None,
             accelerators: crate::agent::Accelerators::default(),

@@ -113,7 +113,11 @@ pub fn run(
     let hardware = hardware::Hardware::open(&settings.board, clock.now())?;
     let Loaded { detector, spec, watch } = loaded;
     let streams = open_streams(&settings.streams, &clock);
-    let limits = pipeline::Settings { deadline: settings.model.deadline, ..Default::default() };
+    let limits = pipeline::Settings {
+        deadline: settings.model.deadline,
+        processor: settings.model.processor.clone(),
+        ..Default::default()
+    };
     let (pipeline, reports) = Pipeline::start(limits, streams, detector, Arc::clone(&clock))?;
     let control = pipeline.control();
     let gates = settings.streams.iter().map(|stream| (stream.name.to_string(), stream.gate));

@@ -10,6 +10,7 @@ use ocelli_protocol::topic::RepoTopics;
 use crate::inference::WorkerSettings;
 use crate::inference::session::Closeness;
 use crate::pipeline::Gate;
+use crate::processor::Processor;
 use crate::report::OutboxSettings;
 use crate::{board, camera, mqtt, store, update};
 
@@ -50,8 +51,8 @@ pub struct ModelSettings {
     pub path: PathBuf,
     /// Delegates in order of preference, of [`crate::inference::delegate_names`]; tract is always last, named or not.
     pub delegates: Vec<String>,
-    /// Threads that compute, for delegates that use several.
-    pub threads: usize,
+    /// Threads that compute, and their cores.
+    pub processor: Processor,
     /// Where the measurement is kept by which `delegates` are ordered; `None`: they are in order.
     pub profile: Option<PathBuf>,
     /// Longest run of the model on one frame before it counts as an overrun.

@@ -128,7 +128,8 @@ pub fn run(
     let names = settings.candidates();
     let plugins = settings.plugins_for_model()?;
     let delegates = inference::delegates_with(&names, &plugins, clock);
-    delegates.iter().for_each(|delegate| delegate.use_threads(settings.threads));
+    let processor = settings.processor();
+    delegates.iter().for_each(|delegate| delegate.use_processor(&processor));
     let start = clock.now();
     let onnx = read_model(&settings.model)?;
     let model = settings.model.clone();
@@ -187,7 +188,7 @@ fn frame_stages(
     let model = ModelSettings {
         path: settings.model.clone(),
         delegates: delegates.to_vec(),
-        threads: settings.threads,
+        processor: settings.processor(),
         deadline: PATIENCE,
         profile: None,
         accelerators: agent::Accelerators {

@@ -119,7 +119,7 @@ fn explain_model(config: &Config, told: &mut Told) {
                     true => format!("the fastest of {} by measurement", order.join(", ")),
                     false => order.join(", then "),
                 },
-                config.model.threads,
+                config.model.processor.threads,
                 humantime::format_duration(config.model.deadline)
             ));
         }

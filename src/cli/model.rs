@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Failure;
 use crate::agent::{self, Accelerators, Loaded, ModelSettings};
 use crate::clock::Clock;
+use crate::processor::Processor;
 
 /// The zoo's detector, used when none is named.
 pub(super) const DEFAULT_MODEL: &str = "nanodet-g-coco";
@@ -39,7 +40,7 @@ pub(super) fn load(
     let settings = ModelSettings {
         path,
         delegates,
-        threads: 1,
+        processor: Processor::default(),
         deadline: PATIENCE,
         profile: None,
         accelerators: Accelerators::default(),

@@ -9,6 +9,7 @@ use lexopt::prelude::*;
 use super::{Failure, Streams, delegates, misused, path, unknown};
 use crate::agent::{self, ModelSettings};
 use crate::clock::Clock;
+use crate::processor::Processor;
 use crate::update::trial::{COMMAND, Report};
 
 /// Runs the command with the arguments after `try-model`.
@@ -35,7 +36,7 @@ pub(super) fn run(
     let settings = ModelSettings {
         path: package,
         delegates: names,
-        threads: 1,
+        processor: Processor::default(),
         profile: None,
         deadline,
         accelerators: agent::Accelerators::default(),

@@ -20,6 +20,7 @@ use toml::de::{DeTable, Error as TomlError};
 use crate::file::read_regular;
 use crate::inference::Sandbox;
 use crate::inference::session::Closeness;
+use crate::processor::Processor;
 
 pub use crate::mqtt::{SecretError, read_password, readable_by_others};
 pub use section::Problem;
@@ -87,8 +88,8 @@ pub struct Model {
     pub delegates: Vec<Id>,
     /// `"auto"`: the order is what a measurement on this device says.
     pub by_measurement: bool,
-    /// Threads that compute.
-    pub threads: usize,
+    /// Threads that compute, and their cores.
+    pub processor: Processor,
     /// Longest inference of one frame.
     pub deadline: Duration,
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ocelli_protocol::Id;
+use toml::Spanned;
 use toml::de::DeValue;
 
 use super::section::Section;
@@ -14,6 +15,7 @@ use super::{
 };
 use crate::inference::Sandbox;
 use crate::inference::session::Closeness;
+use crate::processor::Processor;
 
 /// Reads a whole file; problems go to the section's source.
 pub(super) fn read(top: Section<'_>) -> Config {
@@ -148,11 +150,29 @@ fn read_model(section: Section<'_>, plugins: &[Plugin]) -> Model {
             );
         }
     }
+    let processor = Processor {
+        threads: section.integer("threads", 1..=64) as usize,
+        cores: section.read("cores", "a list of core numbers from 0 to 1023, as [4, 5]", |value| {
+            let number = |core: &Spanned<DeValue<'_>>| {
+                let given = core.get_ref().as_integer()?;
+                let core = usize::from_str_radix(given.as_str(), given.radix()).ok()?;
+                (core < 1024).then_some(core)
+            };
+            value.as_array()?.iter().map(number).collect()
+        }),
+    };
+    if !processor.cores.is_empty() && processor.cores.len() < processor.threads {
+        let (threads, cores) = (processor.threads, processor.cores.len());
+        let detail = format!(
+            "{cores} for {threads} threads: they would wait for each other; name a core for each, or none"
+        );
+        section.report("cores", detail);
+    }
     let model = Model {
         path: section.optional_path("path", "a model package, as \"models/nanodet-g-coco\""),
         delegates,
         by_measurement,
-        threads: section.integer("threads", 1..=64) as usize,
+        processor,
         deadline: section.duration("deadline", Duration::from_millis(1)..=Duration::from_secs(60)),
     };
     section.finish();

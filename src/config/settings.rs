@@ -150,7 +150,7 @@ impl Config {
             model: agent::ModelSettings {
                 path: self.model.path.clone().unwrap_or_else(|| model.to_owned()),
                 delegates: self.known_delegates(),
-                threads: self.model.threads,
+                processor: self.model.processor.clone(),
                 deadline: self.model.deadline,
                 profile: self.model.by_measurement.then(|| self.store.join("delegates.json")),
                 accelerators: self.accelerators(),

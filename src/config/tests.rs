@@ -136,6 +136,8 @@ fn a_refusal_names_line_key_and_what_was_expected() {
         ("[[stream]]\ntrigger = true".into(), &["set board.trigger"]),
         ("[[stream]]\nname = \"a\"\n[[stream]]\nname = \"a\"".into(), &["line 4", "used twice"]),
         ("[model]\nthreads = 0".into(), &["from 1 to 64"]),
+        ("[model]\ncores = [4, -1]".into(), &["core numbers from 0 to 1023"]),
+        ("[model]\nthreads = 2\ncores = [4]".into(), &["1 for 2 threads", "a core for each"]),
         ("[model]\nthreads = 1.5".into(), &["a whole number", "found 1.5"]),
         ("[model]\ndelegates = [\"tract\", \"int8\"]".into(), &["can only stand last"]),
         ("[model]\ndelegates = \"fast\"".into(), &["model.delegates", "\"auto\", or a list"]),

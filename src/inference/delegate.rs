@@ -6,6 +6,7 @@
 use std::time::Instant;
 
 use crate::inference::graph::{GraphView, NodeSet, slice};
+use crate::processor::Processor;
 use crate::tensor::{TensorSpec, TensorView, TensorViewMut};
 
 /// An execution provider for parts of a graph.
@@ -19,8 +20,8 @@ pub trait Delegate: Send + Sync {
     /// [`Unavailable`] says what is missing and what to do.
     fn probe(&self) -> Result<DeviceInfo, Unavailable>;
 
-    /// Threads that segments compiled from now on may compute with. One that cannot use several ignores it.
-    fn use_threads(&self, _threads: usize) {}
+    /// Threads that segments compiled from now on may compute with, and their cores. One that cannot use several ignores it.
+    fn use_processor(&self, _processor: &Processor) {}
 
     /// The nodes that this delegate can run. The partitioner makes convex segments of them.
     fn claim(&self, graph: &GraphView<'_>) -> NodeSet;

@@ -21,6 +21,7 @@ use super::delegate::{
 };
 use super::graph::{GraphView, NodeSet};
 use crate::clock::Clock;
+use crate::processor::Processor;
 use crate::tensor::{TensorView, TensorViewMut, Values, ValuesMut};
 
 /// As in the config and in results.
@@ -60,8 +61,9 @@ impl Delegate for Int8 {
         })
     }
 
-    fn use_threads(&self, threads: usize) {
-        let pool = match Pool::new(threads, |_| {}) {
+    fn use_processor(&self, processor: &Processor) {
+        let (threads, kept) = (processor.threads, processor.clone());
+        let pool = match Pool::new(threads, move |_| kept.keep()) {
             Ok(pool) => (threads > 1).then(|| Arc::new(pool)),
             Err(error) => {
                 log::warn!("delegate=int8 threads={threads}: computing with one thread: {error}");

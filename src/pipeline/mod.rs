@@ -27,6 +27,7 @@ use tokio::sync::oneshot;
 use crate::camera::{Camera, CameraError};
 use crate::clock::Clock;
 use crate::frame::Frame;
+use crate::processor::Processor;
 
 pub use detector::{DetectError, Detector, DetectorError, MAX_OUTPUTS, Network, NetworkError};
 pub use reports::{Delivered, Empty, Report, Reports};
@@ -42,17 +43,23 @@ const TICK: Duration = Duration::from_millis(200);
 pub const FPS_RANGE: std::ops::RangeInclusive<f32> = 0.01..=1000.0;
 
 /// What a pipeline is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Longest run of the model on one frame.
     pub deadline: Duration,
+    /// Where the inference thread runs.
+    pub processor: Processor,
     /// Reports that may wait for the consumer. When all wait, inference pauses and frames are dropped, oldest first.
     pub report_buffers: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(2), report_buffers: 8 }
+        Self {
+            deadline: Duration::from_secs(2),
+            processor: Processor::default(),
+            report_buffers: 8,
+        }
     }
 }
 
@@ -150,7 +157,11 @@ impl Pipeline {
         let reports = Reports::new(&shared);
         let mut pipeline = Self { shared: Arc::clone(&shared), threads: Vec::new() };
         let inference = inference::Inference::new(Arc::clone(&shared), settings.deadline, detector);
-        pipeline.spawn("inference".to_owned(), move || inference.run())?;
+        let body = move || {
+            settings.processor.keep();
+            inference.run();
+        };
+        pipeline.spawn("inference".to_owned(), body)?;
         for (index, stream) in streams.into_iter().enumerate() {
             let name = format!("capture-{}", stream.name);
             let capture = capture::Capturer::new(Arc::clone(&shared), index, stream.open);

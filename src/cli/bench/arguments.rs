@@ -9,6 +9,7 @@ use super::compare::Goal;
 use crate::agent;
 use crate::inference::{self, WorkerSettings};
 use crate::model::Package;
+use crate::processor::Processor;
 
 /// How to use it.
 pub const HELP: &str = "\
@@ -73,6 +74,11 @@ impl Settings {
             plugins.chain(inference::delegate_names()).collect()
         };
         self.delegates.clone().unwrap_or_else(all)
+    }
+
+    /// As many threads as asked for; `taskset` chooses their cores.
+    pub(super) fn processor(&self) -> Processor {
+        Processor { threads: self.threads, ..Processor::default() }
     }
 
     /// Plug-ins with what the package has for them.
