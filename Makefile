@@ -30,9 +30,13 @@ audit: ## Advisories, licences and sources of all dependencies (needs cargo-deny
 test-v4l2: ## Capture from the kernel's vivid driver in a virtual machine (Debian on x86_64; installs QEMU)
 	tests/v4l2/run.sh
 
-.PHONY: test-boards
-test-boards: ## Emulated ARM boards: camera, GPIO, watchdog, power cuts, bad input; firmware images from card to result (installs QEMU; two hours)
+.PHONY: test-boards test-boards-agent test-boards-firmware
+test-boards: test-boards-agent test-boards-firmware ## Emulated ARM boards: camera, GPIO, watchdog, power cuts, bad input; firmware images from card to result (installs QEMU; two hours, with -j2 one)
+# What is shipped is tried: the binaries of `make cross`.
+test-boards-agent test-boards-firmware: export OCELLI_BOARDS_PROFILE ?= release
+test-boards-agent:
 	tests/boards/run.sh
+test-boards-firmware:
 	firmware/test.sh
 
 .PHONY: firmware

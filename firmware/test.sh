@@ -62,7 +62,7 @@ for package in arm64:$OCELLI_AARCH64_AGENT armhf:$OCELLI_ARMV7_AGENT amd64:$OCEL
 done
 
 # One at a time: each emulates a whole board.
-cargo test --locked -p ocelli-slot --test firmware -- --ignored --test-threads=1 "$@"
+cargo test --locked --workspace --test firmware -- --ignored --test-threads=1 "$@"
 if [ -e "$target/tmp/firmware/figures.md" ]; then
     echo
     echo "| board | image, MiB | of it to write, MiB | to first result, s of the host | of the guest | peak RSS of the agent, KiB |"
