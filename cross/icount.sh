@@ -23,13 +23,13 @@ command -v cc >/dev/null || tests/install.sh gcc libc6-dev
 mkdir -p "$target_dir/icount"
 cc -shared -fPIC -O2 -Wall -Wextra -o "$target_dir/icount/libicount.so" cross/icount.c
 
-# Every package at opt-level 3, also those for which the release profile says otherwise.
+# Every package at opt-level 3, also those for which the release profile says otherwise, and nothing outlined.
 all_speed() {
     local config=(--config 'profile.all-speed.inherits="release"' --config profile.all-speed.opt-level=3) package
     for package in $(sed -n '/^\[profile\.release\.package\]$/,/^$/s/^\([^.]*\)\.opt-level.*/\1/p' Cargo.toml); do
         config+=(--config "profile.all-speed.package.\"$package\".opt-level=3")
     done
-    cross/build.sh "$target" --profile all-speed "${config[@]}"
+    OCELLI_OUTLINER='' cross/build.sh "$target" --profile all-speed "${config[@]}"
 }
 
 if [ -z "${OCELLI:-}" ]; then

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Installs what the builds for ARM need, and nothing that is there already: zig and cargo-zigbuild (PyPI, in a folder of their
 # own below ~/.cache), a standard library for each target, and QEMU's user emulators.
-#   cross/setup.sh [TARGET…]          (all targets unless named)
+#   cross/setup.sh [TARGET…]          (all targets of the agent unless named; those of cross/worker.sh are known, too)
 # The standard library comes from rustup; where rustup has none, from Debian's rustc-web, which is built along with the program.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 
 wanted=("$@")
 [ $# -gt 0 ] || wanted=("${targets[@]}")
-for target in "${wanted[@]}"; do check_target "$target"; done
+for target in "${wanted[@]}"; do check_target "$target" "${targets[@]}" "${worker_targets[@]}"; done
 
 "$root/tests/setup.sh" build
 command -v rustc >/dev/null || die "no Rust; install it first (https://rustup.rs)"

@@ -359,7 +359,8 @@ pub(crate) fn part(file: &[u8], part: wire::Part) -> Option<&[u8]> {
 
 fn describe(device: &abi::Device) -> wire::Device {
     let fixed = |field: &[c_char; 64]| {
-        let bytes = field.iter().map(|byte| byte.cast_unsigned()).take_while(|byte| *byte != 0);
+        // `c_char` has a sign on x86 and none on ARM.
+        let bytes = field.iter().map(|byte| byte.to_ne_bytes()[0]).take_while(|byte| *byte != 0);
         String::from_utf8_lossy(&bytes.collect::<Vec<_>>()).into_owned()
     };
     wire::Device {
