@@ -78,18 +78,26 @@ pub fn findings(result: &Value) -> &Value {
     found.unwrap_or_else(|| panic!("no findings in {result}"))
 }
 
-/// Whether two findings say the same: first class and its score, or all objects and where they are.
-pub fn agree(one: &Value, other: &Value) -> bool {
+/// How far the same score may differ on two machines: floats are rounded differently, and a step of an 8-bit output is 0.02.
+const SCORE_TOLERANCE: f64 = 0.1;
+
+/// Whether two findings say the same: first class and its score, or all objects and where they are. An object that is so weak
+/// that the tolerance hides it below the `threshold` of the model may be seen by one only.
+pub fn agree(one: &Value, other: &Value, threshold: f64) -> bool {
     let (one, other) = (one.as_array().unwrap(), other.as_array().unwrap());
-    let near = |(a, b): (&Value, &Value)| {
-        let score = |value: &Value| value["score"].as_f64().unwrap();
-        a["label"] == b["label"] && (score(a) - score(b)).abs() <= 0.1
+    let score = |value: &Value| value["score"].as_f64().unwrap();
+    let near = |a: &Value, b: &Value| {
+        a["label"] == b["label"] && (score(a) - score(b)).abs() <= SCORE_TOLERANCE
     };
     if one.first().or(other.first()).is_some_and(|first| first.get("box").is_none()) {
-        return one.iter().zip(other).next().is_some_and(near);
+        return one.iter().zip(other).next().is_some_and(|(a, b)| near(a, b));
     }
-    one.len() == other.len()
-        && one.iter().all(|a| other.iter().any(|b| near((a, b)) && overlap(a, b) >= 0.8))
+    let strong = |object: &&Value| score(object) >= threshold + SCORE_TOLERANCE;
+    let all_in = |some: &[Value], others: &[Value]| {
+        let seen = |a: &Value| others.iter().any(|b| near(a, b) && overlap(a, b) >= 0.8);
+        some.iter().filter(strong).all(seen)
+    };
+    all_in(one, other) && all_in(other, one) && one.iter().any(|object| strong(&object))
 }
 
 /// Intersection over union of two boxes.
