@@ -2,9 +2,10 @@
 # Builds the Debian package of the agent, for boards that run Debian 12 or Raspberry Pi OS already: a service of its own user, shut
 # in by systemd. The same inputs give the same bytes.
 #
-#   firmware/package.sh arm64|armhf|amd64 [--agent FILE] [--out DIR]
+#   firmware/package.sh arm64|armhf|amd64 [--agent FILE] [--worker FILE] [--out DIR]
 #
 # --agent FILE   the agent (default: built; for ARM static with cross/build.sh, for amd64 with cargo)
+# --worker FILE  ocelli-npu-worker, dynamic for glibc (default: built; for ARM with cross/worker.sh, for amd64 with cargo)
 # --out DIR      where ocelli_VERSION_ARCHITECTURE.deb goes (default: target/firmware)
 # Environment: OCELLI_FIRMWARE_VERSION, SOURCE_DATE_EPOCH as for firmware/build.sh.
 set -euo pipefail
@@ -17,18 +18,19 @@ die() { echo "package.sh: $*" >&2; exit 1; }
 
 architecture=${1:-}
 case $architecture in
-    arm64) triple=aarch64-unknown-linux-musl machine=AArch64 libc= ;;
-    armhf) triple=armv7-unknown-linux-musleabihf machine=ARM libc= ;;
-    amd64) triple= machine='Advanced Micro Devices X86-64' libc='libc6 (>= 2.36), ' ;;
+    arm64) triple=aarch64-unknown-linux-musl gnu=aarch64-unknown-linux-gnu machine=AArch64 ;;
+    armhf) triple=armv7-unknown-linux-musleabihf gnu=armv7-unknown-linux-gnueabihf machine=ARM ;;
+    amd64) triple= gnu= machine='Advanced Micro Devices X86-64' ;;
     *) die "no architecture '$architecture'; one of arm64, armhf, amd64" ;;
 esac
 shift
 target=${CARGO_TARGET_DIR:-$root/target}
-agent= out=$target/firmware
+agent= worker= out=$target/firmware
 while [ $# -gt 0 ]; do
     [ $# -ge 2 ] || die "$1 needs a value"
     case $1 in
         --agent) agent=$2 ;;
+        --worker) worker=$2 ;;
         --out) out=$2 ;;
         *) die "unknown option $1" ;;
     esac
@@ -42,8 +44,22 @@ elif [ -z "$agent" ]; then
     (cd "$root" && cargo build --locked --release -p ocelli --bin ocelli >&2)
     agent=$target/release/ocelli
 fi
-[ -x "$agent" ] || die "no program $agent"
-readelf -h "$agent" 2>/dev/null | grep -q "Machine: *$machine\$" || die "$agent is no program for $architecture"
+if [ -z "$worker" ] && [ -n "$gnu" ]; then
+    "$root/cross/setup.sh" $gnu >&2
+    worker=$("$root/cross/worker.sh" $gnu | tail -n 1)
+elif [ -z "$worker" ]; then
+    (cd "$root" && cargo build --locked --release -p ocelli-npu-worker >&2)
+    worker=$target/release/ocelli-npu-worker
+fi
+for program in "$agent" "$worker"; do
+    [ -x "$program" ] || die "no program $program"
+    readelf -h "$program" 2>/dev/null | grep -q "Machine: *$machine\$" || die "$program is no program for $architecture"
+done
+# The newest interface of the C library that a program asks for, and every library beside it. ARM agents are static.
+glibc=$(readelf -V "$agent" "$worker" | grep -o 'GLIBC_[0-9.]*' | sort -V | tail -n 1)
+[ -n "$glibc" ] || die "$worker is static: it cannot load a plug-in"
+libraries="libc6 (>= ${glibc#GLIBC_})"
+[[ $(readelf -d "$agent" "$worker") != *libgcc_s.so* ]] || libraries+=", libgcc-s1"
 
 version=${OCELLI_FIRMWARE_VERSION:-$(sed -n 's/^version = "\(.*\)"/\1/p' "$root/Cargo.toml" | head -n 1)}
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git -C "$root" log -1 --format=%ct)}
@@ -52,6 +68,7 @@ trap 'rm -rf "$tree"' EXIT
 doc=$tree/usr/share/doc/ocelli
 maintainer="Ocelli authors <ocelli@users.noreply.github.com>"
 install -D -m 755 "$agent" "$tree/usr/bin/ocelli"
+install -D -m 755 "$worker" "$tree/usr/bin/ocelli-npu-worker"
 install -D -m 644 "$here/debian/ocelli.service" "$tree/lib/systemd/system/ocelli.service"
 install -D -m 644 "$here/debian/sysusers.conf" "$tree/usr/lib/sysusers.d/ocelli.conf"
 install -D -m 644 "$here/debian/udev.rules" "$tree/lib/udev/rules.d/60-ocelli.rules"
@@ -78,7 +95,7 @@ License: Apache-2.0
  On Debian systems the text is in /usr/share/common-licenses/Apache-2.0.
  The models' own licences stand in their manifest.toml and README.md.
 C
-# One binary for every distribution: static on ARM.
+# One agent for every distribution: static on ARM.
 cat >"$tree/usr/share/lintian/overrides/ocelli" <<L
 ocelli: statically-linked-binary
 ocelli: embedded-library
@@ -91,7 +108,7 @@ Version: $version
 Architecture: $architecture
 Maintainer: $maintainer
 Installed-Size: $(du -sk --apparent-size --exclude=DEBIAN "$tree" | cut -f1)
-Depends: ${libc}systemd (>= 247)
+Depends: $libraries, systemd (>= 247)
 Section: science
 Priority: optional
 Homepage: https://github.com/ocelli/ocelli

@@ -4,7 +4,8 @@
 #   firmware/test.sh [NAME…]      all tests, or those whose names contain NAME
 #
 # Consoles are kept in target/tmp/firmware/<test>/console.log. Agents that are built already: OCELLI_AARCH64_AGENT,
-# OCELLI_ARMV7_AGENT, OCELLI_AMD64_AGENT; else cross/build.sh makes them with the profile OCELLI_BOARDS_PROFILE (default: thin).
+# OCELLI_ARMV7_AGENT, OCELLI_AMD64_AGENT (with its worker beside it); else cross/build.sh makes them with the profile
+# OCELLI_BOARDS_PROFILE (default: thin). Workers for ARM: OCELLI_AARCH64_WORKER, OCELLI_ARMV7_WORKER, else cross/worker.sh.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/.." && pwd)
@@ -19,6 +20,14 @@ for architecture in aarch64:aarch64-unknown-linux-musl armv7:armv7-unknown-linux
     if [ -z "${!agent:-}" ]; then
         cross/setup.sh "${architecture#*:}"
         export "$agent=$(cross/build.sh "${architecture#*:}" --profile "$profile")"
+    fi
+done
+for architecture in aarch64:aarch64-unknown-linux-gnu armv7:armv7-unknown-linux-gnueabihf; do
+    worker=OCELLI_${architecture%%:*}_WORKER
+    worker=${worker^^}
+    if [ -z "${!worker:-}" ]; then
+        cross/setup.sh "${architecture#*:}"
+        export "$worker=$(cross/worker.sh "${architecture#*:}")"
     fi
 done
 if [ -z "${OCELLI_AMD64_AGENT:-}" ]; then
@@ -57,9 +66,25 @@ rm -r "$again"
 # Boards that nothing here can boot: that their images can be made is all that is shown.
 for board in rockpro64 raspberrypi-4; do build "$board" "$OCELLI_FIRMWARE_IMAGES"; done
 rm -f "$OCELLI_FIRMWARE_IMAGES"/*.deb "$target/tmp/firmware/figures.md"
-for package in arm64:$OCELLI_AARCH64_AGENT armhf:$OCELLI_ARMV7_AGENT amd64:$OCELLI_AMD64_AGENT; do
-    "$here/package.sh" "${package%%:*}" --agent "${package#*:}" --out "$OCELLI_FIRMWARE_IMAGES"
+# package ARCHITECTURE FOLDER: prints its path.
+package() {
+    local agent=$OCELLI_AMD64_AGENT worker
+    worker=$(dirname "$OCELLI_AMD64_AGENT")/ocelli-npu-worker
+    [ "$1" != arm64 ] || agent=$OCELLI_AARCH64_AGENT worker=$OCELLI_AARCH64_WORKER
+    [ "$1" != armhf ] || agent=$OCELLI_ARMV7_AGENT worker=$OCELLI_ARMV7_WORKER
+    "$here/package.sh" "$1" --agent "$agent" --worker "$worker" --out "$2"
+}
+for architecture in arm64 armhf amd64; do package $architecture "$OCELLI_FIRMWARE_IMAGES"; done
+# Another version of it to upgrade from, a Debian system to install it on, and a plug-in for that board.
+debian=$OCELLI_FIRMWARE_IMAGES/debian
+"$here/tests/debian/system.sh" "$debian"
+for architecture in arm64 amd64; do
+    older=$(OCELLI_FIRMWARE_VERSION=0.0.9 package $architecture "$debian")
+    mv "$older" "$debian/older-$architecture.deb"
+    cp "$OCELLI_FIRMWARE_IMAGES"/ocelli_*_$architecture.deb "$debian/newer-$architecture.deb"
 done
+(. cross/env.sh && PATH=$tools/bin:$PATH && exec python3 -m ziglang cc -target aarch64-linux-gnu.2.28 -std=c11 -O2 -shared -fPIC \
+    -fvisibility=hidden -I crates/delegate/include crates/delegate/plugins/ref.c -o "$debian/ref.so" -lm)
 
 # One at a time: each emulates a whole board.
 cargo test --locked --workspace --test firmware -- --ignored --test-threads=1 "$@"

@@ -101,14 +101,23 @@ pub struct Machine {
 impl Machine {
     /// Switches a board on with this card in it.
     pub fn start(board: Board, card: &Card, network: Network, more: &[&str]) -> Self {
-        let folder = card.path.parent().unwrap();
+        let mut command = board.command(&card.path);
+        match network {
+            Network::Up => command.args(board.network()),
+            Network::None => command.args(["-nic", "none"]),
+        };
+        command.args(more);
+        Self::launch(command, card.path.parent().unwrap())
+    }
+
+    /// Starts QEMU with its console and its monitor at sockets in a folder.
+    pub fn launch(mut command: Command, folder: &Path) -> Self {
         let (console, qmp) = (folder.join("console.socket"), folder.join("qmp.socket"));
         for socket in [&console, &qmp] {
             // Left by the boot before.
             let _ = std::fs::remove_file(socket);
         }
         let log = folder.join("console.log");
-        let mut command = board.command(&card.path);
         command.args(["-display", "none", "-monitor", "none"]);
         let chardev = |id: &str, socket: &Path, wait: &str| {
             format!("socket,id={id},path={},server=on,wait={wait}", socket.display())
@@ -125,12 +134,8 @@ impl Machine {
             "-mon",
             "chardev=qmp,mode=control",
         ]);
-        match network {
-            Network::Up => command.args(board.network()),
-            Network::None => command.args(["-nic", "none"]),
-        };
         let errors = File::create(folder.join("qemu.log")).unwrap();
-        let child = command.args(more).stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors);
         let child = child.spawn().expect("qemu-system-arm is installed: run firmware/test.sh");
         let console = Console::connect(&console);
         Self { child, console, qmp: Qmp::connect(&qmp), log }

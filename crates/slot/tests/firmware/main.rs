@@ -14,6 +14,7 @@ mod boot;
 mod card;
 #[path = "../../../../tests/boards/console.rs"]
 mod console;
+mod debian;
 mod flash;
 mod machine;
 mod package;

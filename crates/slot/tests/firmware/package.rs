@@ -24,10 +24,16 @@ fn packages_hold_agent_service_models_and_nothing_that_belongs_to_a_person() {
             package(architecture).unwrap_or_else(|| panic!("no package for {architecture}"));
         let path = package.to_str().unwrap();
         assert_eq!(run("dpkg-deb", &["-f", path, "Architecture"]).trim(), architecture);
+        // On ARM the agent is static, and the worker asks for the C library of Debian 10.
+        let needs = run("dpkg-deb", &["-f", path, "Depends"]);
+        let libraries =
+            if architecture == "amd64" { "libc6 (>= 2." } else { "libc6 (>= 2.28), systemd" };
+        assert!(needs.starts_with(libraries), "{architecture}: {needs}");
         let list = run("dpkg-deb", &["-c", path]);
         for file in [
             "-rwxr-xr-x root/root",
             "./usr/bin/ocelli\n",
+            "./usr/bin/ocelli-npu-worker\n",
             "./lib/systemd/system/ocelli.service\n",
             "./usr/lib/sysusers.d/ocelli.conf\n",
             "./lib/udev/rules.d/60-ocelli.rules\n",
@@ -78,11 +84,13 @@ fn the_service_is_shut_in() {
 fn the_same_inputs_give_the_same_package_and_a_foreign_agent_is_refused() {
     let folder = folder("package-twice");
     let agent = std::env::var("OCELLI_AARCH64_AGENT").expect("run firmware/test.sh");
+    let worker = std::env::var("OCELLI_AARCH64_WORKER").expect("run firmware/test.sh");
     let script = project("firmware/package.sh");
     let script = script.to_str().unwrap();
     let (one, two) = (folder.join("1"), folder.join("2"));
     for out in [&one, &two] {
-        run(script, &["arm64", "--agent", &agent, "--out", out.to_str().unwrap()]);
+        let out = out.to_str().unwrap();
+        run(script, &["arm64", "--agent", &agent, "--worker", &worker, "--out", out]);
     }
     let bytes = |folder: &PathBuf| {
         let entry = fs::read_dir(folder).unwrap().next().unwrap().unwrap();
@@ -90,7 +98,7 @@ fn the_same_inputs_give_the_same_package_and_a_foreign_agent_is_refused() {
     };
     assert!(bytes(&one) == bytes(&two), "two builds differ");
     let output =
-        Command::new(script).args(["armhf", "--agent", &agent, "--out"]).arg(&one).output();
+        Command::new(script).args(["armhf", "--agent", &agent, "--worker", &worker]).output();
     let output = output.unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && told.contains("is no program for armhf"), "{told}");
