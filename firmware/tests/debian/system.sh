@@ -19,7 +19,7 @@ install -m 755 "$here/init" "$work/init"
 cat "$out/initramfs" "$work/archive" >"$out/initramfs.debian"
 
 cache=${OCELLI_DEBIAN_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/ocelli/debian}
-state=$(cat "$here"/{init,serve.service,system.sh} "$root/firmware/tests/root/etc/init.d/serve" | sha256sum | cut -c1-16)
+state=$(cat "$here"/{serve.service,system.sh} "$root/firmware/tests/root/etc/init.d/serve" | sha256sum | cut -c1-16)
 system=$cache/system-arm64-$state.img
 if [ -z "$(find "$system" -mtime -30 2>/dev/null)" ]; then
     rm -f "$cache"/system-arm64-*.img
