@@ -31,7 +31,7 @@ test-v4l2: ## Capture from the kernel's vivid driver in a virtual machine (Debia
 	tests/v4l2/run.sh
 
 .PHONY: test-boards test-boards-agent test-boards-firmware
-test-boards: test-boards-agent test-boards-firmware ## Emulated ARM boards: camera, GPIO, watchdog, power cuts, bad input; firmware images from card to result (installs QEMU; two hours, with -j2 one)
+test-boards: test-boards-agent test-boards-firmware ## Emulated ARM boards: camera, GPIO, watchdog, power cuts, bad input; firmware images from card to result; packages on Debian (installs QEMU; an hour and a half, with -j2 half of it)
 # What is shipped is tried: the binaries of `make cross`.
 test-boards-agent test-boards-firmware: export OCELLI_BOARDS_PROFILE ?= release
 test-boards-agent:
