@@ -20,6 +20,9 @@ pub const MEMORY: Duration = Duration::from_secs(600);
 /// Ids remembered at most; more requests in [`MEMORY`] are refused, so that the rule above holds for all of them.
 pub const MOST_REMEMBERED: usize = 512;
 
+/// Largest answer that is remembered. A larger one, which only tells something, is made anew when it is asked for again.
+const MAX_REMEMBERED_BYTES: usize = 16 * 1024;
+
 /// The verbs of this agent.
 const VERBS: &str = "ping, snapshot, set-rate, check-update, abort-trial, audit";
 
@@ -109,8 +112,16 @@ pub struct Commands {
 struct Seen {
     at: Instant,
     id: Id,
-    /// `None` while it is being done.
-    answer: Option<Vec<u8>>,
+    answer: Answer,
+}
+
+#[derive(Debug)]
+enum Answer {
+    /// It is being done.
+    Pending,
+    Known(Vec<u8>),
+    /// Too large to be remembered.
+    Large,
 }
 
 impl Commands {
@@ -137,11 +148,17 @@ impl Commands {
             }
         };
         if let Some(seen) = self.seen.iter().find(|seen| seen.id == id) {
-            self.counts.repeated += 1;
-            return match &seen.answer {
-                Some(payload) => Received::Repeat { id, payload: payload.clone() },
-                None => Received::Pending,
-            };
+            match &seen.answer {
+                Answer::Known(payload) => {
+                    self.counts.repeated += 1;
+                    return Received::Repeat { id, payload: payload.clone() };
+                }
+                Answer::Pending => {
+                    self.counts.repeated += 1;
+                    return Received::Pending;
+                }
+                Answer::Large => self.seen.retain(|seen| seen.id != id),
+            }
         }
         if self.seen.len() >= MOST_REMEMBERED {
             let message =
@@ -152,7 +169,7 @@ impl Commands {
             let payload = answer::<()>(&id, &Err(error("busy", message)));
             return Received::Refuse { id, payload, code };
         }
-        self.seen.push_back(Seen { at: now, id: id.clone(), answer: None });
+        self.seen.push_back(Seen { at: now, id: id.clone(), answer: Answer::Pending });
         match command(verb, &arguments) {
             Ok(command) => Received::Do { id, command },
             Err(refusal) => {
@@ -172,7 +189,8 @@ impl Commands {
         }
         let payload = answer(id, outcome);
         if let Some(seen) = self.seen.iter_mut().find(|seen| seen.id == *id) {
-            seen.answer = Some(payload.clone());
+            let small = payload.len() <= MAX_REMEMBERED_BYTES;
+            seen.answer = if small { Answer::Known(payload.clone()) } else { Answer::Large };
         }
         payload
     }
@@ -365,6 +383,23 @@ mod tests {
         assert!(matches!(ask(&mut commands, 600), Received::Do { .. }));
         let want = Counts { done: 1, refused: 0, repeated: 2, ignored: 0 };
         assert_eq!(commands.counts(), want);
+    }
+
+    #[test]
+    fn large_answers_are_not_hoarded() {
+        let start = Instant::now();
+        let mut commands = Commands::default();
+        let ask =
+            |commands: &mut Commands| commands.receive("audit", br#"{"id":"a"}"#, false, start);
+        let page = "x".repeat(256 * 1024);
+        for _ in 0..3 {
+            let command = Command::Audit { after: 0 };
+            assert_eq!(ask(&mut commands), Received::Do { id: id("a"), command });
+            assert!(commands.finish(&id("a"), &Ok(&page)).len() > page.len());
+            assert_eq!(commands.seen.len(), 1);
+        }
+        let held: usize = commands.seen.iter().map(|seen| std::mem::size_of_val(seen)).sum();
+        assert!(held < 1024 && matches!(commands.seen[0].answer, Answer::Large));
     }
 
     #[test]

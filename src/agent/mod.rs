@@ -3,6 +3,7 @@
 //! Decisions live in the parts and in the sans-I/O files beside this one; here is only who talks to whom.
 
 mod accelerators;
+mod audit;
 mod choice;
 pub mod commands;
 mod gate;

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use ocelli_protocol::health::{AuditHead, Power};
 use ocelli_protocol::message::{CommandError, ModelId};
 use ocelli_protocol::model_state::{ModelState, RunningModel, UpdatePhase, UpdateState};
-use ocelli_protocol::repository::Digest;
 use ocelli_protocol::topic::{DeviceTopics, RepoTopics};
 use ocelli_protocol::{Id, VERSION};
 use serde_json::{Value, json};
@@ -15,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::agent::accelerators::Journal;
+use crate::agent::audit;
 use crate::agent::commands::{self, Command, Commands, Received};
 use crate::agent::hardware::Hardware;
 use crate::agent::signals::Signals;
@@ -28,7 +28,7 @@ use crate::model::slots::Slot;
 use crate::mqtt::{self, MAX_OUTGOING_BYTES, Message};
 use crate::pipeline::{CameraState, Control, ControlError, Reports};
 use crate::report::{self, Event, FrameReport, LinkState, ReporterHandle};
-use crate::store::{self, AuditEntry, Store};
+use crate::store::{self, Store};
 use crate::telemetry::Heartbeat;
 use crate::update;
 use crate::vision::annotate::Picture;
@@ -43,12 +43,6 @@ const SNAPSHOT_WAIT: Duration = Duration::from_secs(5);
 const MOST_SNAPSHOTS: usize = 4;
 /// Largest snapshot published: the packet's limit without topic and header.
 const MAX_SNAPSHOT_BYTES: usize = MAX_OUTGOING_BYTES - 1024;
-/// Rows of the audit log in one answer.
-const AUDIT_ROWS: u32 = 200;
-/// Bytes of them, about.
-const AUDIT_PAGE_BYTES: usize = 256 * 1024;
-/// Requests of one kind within this time share a row of the audit log.
-const FLOOD_WINDOW: Duration = Duration::from_secs(60);
 /// JPEG quality of a snapshot, 1 to 100.
 const SNAPSHOT_QUALITY: u8 = 85;
 /// What the reporter's end may take beside delivering: goodbye and last write, with room.
@@ -142,37 +136,6 @@ async fn told(updates: &mut Option<updater::Handle>) -> Option<Told> {
     }
 }
 
-/// Requests of one kind that do not get a row of the audit log each.
-struct Flood {
-    outcome: &'static str,
-    since: Instant,
-    more: u64,
-}
-
-/// Rows of the audit log as they are told.
-fn audit_page(rows: &[store::AuditRow]) -> Value {
-    let hex = |digest: &[u8; 32]| Digest(*digest).to_string();
-    let row = |row: &store::AuditRow| {
-        json!({
-            "number": row.number,
-            "at_us": row.entry.at.as_micros(),
-            "kind": row.entry.kind,
-            "subject": row.entry.subject,
-            "detail": row.entry.detail,
-            "previous": hex(&row.previous),
-            "sha256": hex(&row.digest),
-        })
-    };
-    // A page must fit a packet, whatever the rows hold.
-    let mut bytes = 0;
-    let fits = |row: &&store::AuditRow| {
-        bytes += row.entry.detail.len() + 400;
-        bytes <= AUDIT_PAGE_BYTES
-    };
-    let rows: Vec<Value> = rows.iter().take_while(fits).map(row).collect();
-    json!({ "rows": rows })
-}
-
 /// A request whose answer took time.
 type Finished = (Id, &'static str, Result<Value, CommandError>);
 
@@ -193,7 +156,7 @@ struct Service {
     power: Option<Power>,
     accelerators: Journal,
     snapshots: usize,
-    floods: Vec<Flood>,
+    requests: audit::Requests,
     repository: Option<RepoTopics>,
     update: UpdateState,
     connected: bool,
@@ -232,7 +195,7 @@ impl Service {
             power: None,
             accelerators,
             snapshots: 0,
-            floods: Vec::new(),
+            requests: audit::Requests::new(now),
             repository,
             update: UpdateState { state, target: None, progress: None, reason: None, last: None },
             connected: false,
@@ -515,9 +478,9 @@ impl Service {
     /// Asks the store for rows of the audit log; the answer comes through `finished`.
     fn begin_audit(&self, id: &Id, after: u64) -> Result<(), CommandError> {
         let (id, finished) = (id.clone(), self.finished_in.clone());
-        let asked = self.store.audit_after(after, AUDIT_ROWS, move |rows| {
+        let asked = self.store.audit_after(after, audit::PAGE_ROWS, move |rows| {
             let outcome = match rows {
-                Ok(rows) => Ok(audit_page(&rows)),
+                Ok(rows) => Ok(audit::page(&rows)),
                 Err(error) => Err(commands::error("failed", error.to_string())),
             };
             // Without room the operator asks again.
@@ -579,20 +542,24 @@ impl Service {
             Received::Refuse { id, payload, code } => {
                 log::info!("command verb={short} id={id} refused={code}");
                 if code == "busy" {
-                    self.audit_flood("busy", &short, "too many requests");
+                    let reason = "too many requests";
+                    let detail = json!({ "outcome": "busy", "reason": reason });
+                    self.audit_flood("busy", &short, &detail);
                 } else {
-                    self.audit("command", &short, &json!({ "id": id, "outcome": code }));
+                    self.audit_request(&short, &json!({ "id": id, "outcome": code }));
                 }
                 self.reply(&id, payload).await;
             }
             Received::Repeat { id, payload } => {
-                self.audit("command", &short, &json!({ "id": id, "outcome": "repeated" }));
+                let detail = json!({ "id": id, "outcome": "repeated" });
+                self.audit_flood("repeated", &short, &detail);
                 self.reply(&id, payload).await;
             }
             Received::Pending => log::info!("command verb={short} is under way"),
             Received::Ignore(reason) => {
                 log::warn!("command verb={short} ignored: {reason}");
-                self.audit_flood("ignored", &short, &reason);
+                let detail = json!({ "outcome": "ignored", "reason": reason });
+                self.audit_flood("ignored", &short, &detail);
             }
         }
     }
@@ -623,7 +590,7 @@ impl Service {
         log::info!("command verb={verb} id={id} outcome={told}");
         // Rows of the log in the log would make it grow by being read.
         let answer = outcome.as_ref().ok().filter(|_| verb != "audit").unwrap_or(&Value::Null);
-        self.audit("command", verb, &json!({ "id": id, "outcome": told, "answer": answer }));
+        self.audit_request(verb, &json!({ "id": id, "outcome": told, "answer": answer }));
         let payload = self.commands.finish(id, &outcome);
         self.reply(id, payload).await;
     }
@@ -680,36 +647,29 @@ impl Service {
         Ok(())
     }
 
-    /// A row for the first request of its kind in a minute; how many more came is told in a row at its end.
-    fn audit_flood(&mut self, outcome: &'static str, verb: &str, reason: &str) {
-        match self.floods.iter_mut().find(|flood| flood.outcome == outcome) {
-            Some(flood) => flood.more += 1,
-            None => {
-                self.floods.push(Flood { outcome, since: self.clock.now(), more: 0 });
-                self.audit("command", verb, &json!({ "outcome": outcome, "reason": reason }));
-            }
+    /// A row for a request, unless very many came.
+    fn audit_request(&mut self, verb: &str, detail: &Value) {
+        if self.requests.admit(self.clock.now()) {
+            self.audit("command", verb, detail);
+        }
+    }
+
+    /// A row for the first request of its kind; how many more came is told later.
+    fn audit_flood(&mut self, outcome: &'static str, verb: &str, detail: &Value) {
+        if self.requests.admit_kind(outcome, self.clock.now()) {
+            self.audit("command", verb, detail);
         }
     }
 
     fn end_floods(&mut self, now: Instant) {
-        let over = |flood: &Flood| now.saturating_duration_since(flood.since) >= FLOOD_WINDOW;
-        let (ended, open) = std::mem::take(&mut self.floods).into_iter().partition(over);
-        self.floods = open;
-        for Flood { outcome, more, .. } in ended {
-            if more > 0 {
-                self.audit("command", "several", &json!({ "outcome": outcome, "more": more }));
-            }
+        for (outcome, more) in self.requests.ended(now) {
+            self.audit("command", "several", &json!({ "outcome": outcome, "more": more }));
         }
     }
 
     fn audit(&self, kind: &str, subject: &str, detail: &Value) {
         let head = Arc::clone(&self.audit);
-        let entry = AuditEntry {
-            at: self.clock.wall(),
-            kind: kind.to_owned(),
-            subject: subject.to_owned(),
-            detail: detail.to_string(),
-        };
+        let entry = audit::entry(self.clock.wall(), kind, subject, detail);
         let noted = self.store.audit(entry, move |row| match row {
             Ok(row) => {
                 note_head(&head, store::AuditHead { number: row.number, digest: row.digest })

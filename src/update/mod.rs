@@ -9,8 +9,10 @@
 
 mod check;
 mod chunks;
+mod floods;
 mod limits;
 mod mailbox;
+mod quote;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -28,6 +30,8 @@ use serde_json::Value;
 use crate::clock::UnixTime;
 use crate::model::slots::{Slot, StageError};
 
+pub(crate) use floods::Floods;
+pub(crate) use quote::in_short;
 pub use session::Session;
 pub use time::RELEASED;
 
@@ -230,4 +234,25 @@ pub enum Error {
     /// The package is not what its release says.
     #[error("{0}")]
     Stage(#[from] StageError),
+}
+
+impl Error {
+    /// Which refusals share rows of the audit log.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Tuf(ocelli_tuf::Error::Format { .. }) => "malformed",
+            Self::Tuf(ocelli_tuf::Error::Threshold { .. }) => "unsigned",
+            Self::Tuf(ocelli_tuf::Error::Rollback { .. }) => "rollback",
+            Self::Tuf(ocelli_tuf::Error::Expired { .. }) => "expired",
+            Self::Tuf(_) => "metadata",
+            Self::Document(_) => "document",
+            Self::Disk(_) => "storage",
+            Self::Absent { .. } => "absent",
+            Self::Damaged { .. } => "damaged",
+            Self::Refused { .. } => "refused",
+            Self::Clock => "clock",
+            Self::Release { .. } => "release",
+            Self::Stage(_) => "package",
+        }
+    }
 }

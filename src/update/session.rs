@@ -17,7 +17,7 @@ use crate::model::slots::{Candidate, Slot, Slots, Stage};
 use crate::update::check::{Check, Watch};
 use crate::update::chunks::Transfer;
 use crate::update::mailbox::{ABSENT_AFTER, Mailbox};
-use crate::update::{Action, Error, Event, Moment, Settings};
+use crate::update::{Action, Error, Event, Floods, Moment, Settings, in_short};
 
 /// First wait after a failure; doubles up to [`LONGEST_RETRY`], and never holds back news.
 const FIRST_RETRY: Duration = Duration::from_secs(15);
@@ -26,6 +26,8 @@ const LONGEST_RETRY: Duration = Duration::from_secs(1800);
 const REST: Duration = Duration::from_secs(2);
 /// The watched topics are subscribed to again, so that a message lost on the way to us is made good.
 const ASK_AGAIN: Duration = Duration::from_secs(900);
+/// Refusals of one kind share a row of the audit log for so long, and longer while they go on.
+const REFUSALS_SHARE: Duration = Duration::from_secs(3600);
 /// Frames before the latency of a new model counts.
 const FRAMES_FOR_LATENCY: u64 = 30;
 
@@ -62,6 +64,9 @@ pub struct Session<D> {
     /// Version of the root that the last look ended with.
     root: u64,
     reason: Option<String>,
+    refusals: Floods,
+    /// Package and attempt that the newest row on a received release is about.
+    received: Option<(Digest, u32)>,
     /// A look is wanted.
     news: bool,
     failures: u32,
@@ -89,6 +94,8 @@ impl<D: Disk> Session<D> {
             running: Digest([0; 32]),
             root: 0,
             reason: None,
+            refusals: Floods::new(REFUSALS_SHARE),
+            received: None,
             news: true,
             failures: 0,
             retry: None,
@@ -131,7 +138,8 @@ impl<D: Disk> Session<D> {
                 self.slots.confirmed().filter(|slot| self.slots.is_whole(*slot))
             }
             None => {
-                self.audit("slots", json!({ "decision": "configured-model", "reason": why }));
+                let detail = json!({ "decision": "configured-model", "reason": in_short(why) });
+                self.audit("slots", detail);
                 None
             }
         }
@@ -223,6 +231,9 @@ impl<D: Disk> Session<D> {
             self.actions.push(Action::Unsubscribe(topic.clone()));
             self.on_answer(&topic, None, moment);
         }
+        for (kind, more) in self.refusals.ended(moment.now) {
+            self.audit("metadata", json!({ "decision": "refused", "kind": kind, "more": more }));
+        }
         self.miss_timestamp(moment);
         self.watch(moment);
         self.begin_when_due(moment);
@@ -291,7 +302,8 @@ impl<D: Disk> Session<D> {
     }
 
     /// Nothing to do until there are news.
-    fn rest(&mut self, why: String) {
+    fn rest(&mut self, why: &str) {
+        let why = in_short(why);
         log::info!("update: {why}");
         self.reason = Some(why);
         self.leave();
@@ -308,7 +320,7 @@ impl<D: Disk> Session<D> {
 
     /// Tried again later, sooner with news.
     fn fail(&mut self, error: &Error, moment: &Moment) {
-        let why = error.to_string();
+        let why = in_short(&error.to_string());
         let wait = FIRST_RETRY.saturating_mul(1 << self.failures.min(10)).min(LONGEST_RETRY);
         self.failures += 1;
         self.retry = Some(moment.now + wait);
@@ -316,7 +328,11 @@ impl<D: Disk> Session<D> {
             log::debug!("update: {why}");
         } else {
             log::warn!("update: {why}; next attempt in {} s or with news", wait.as_secs());
-            self.audit("metadata", json!({ "decision": "refused", "reason": why }));
+        }
+        let kind = error.kind();
+        if self.refusals.admit(kind, moment.now) {
+            let detail = json!({ "decision": "refused", "kind": kind, "reason": why });
+            self.audit("metadata", detail);
         }
         self.reason = Some(why);
         self.leave();

@@ -54,6 +54,9 @@ struct Row {
     kind: String,
     subject: String,
     detail: String,
+    /// Bytes of a detail that no message could hold; it is empty then, and the row's own digest cannot be verified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    omitted: Option<u64>,
     previous: Digest,
     sha256: Digest,
 }
@@ -61,6 +64,8 @@ struct Row {
 #[derive(Deserialize)]
 struct Page {
     rows: Vec<Row>,
+    /// Whether there are rows behind these. Older agents do not say.
+    more: Option<bool>,
 }
 
 /// Runs `ocelctl audit`.
@@ -117,7 +122,8 @@ fn verify(rows: &[Row], head: Option<Digest>) -> Result<String, Failure> {
             subject: row.subject.clone(),
             detail: row.detail.clone(),
         };
-        if AuditRow::digest_of(&previous.0, row.number, &entry) != row.sha256.0 {
+        let digest = AuditRow::digest_of(&previous.0, row.number, &entry);
+        if row.omitted.is_none() && digest != row.sha256.0 {
             return Err(Failure(format!("row {} was changed: its digest is another", row.number)));
         }
         before = (row.number, row.sha256);
@@ -139,7 +145,15 @@ fn verify(rows: &[Row], head: Option<Digest>) -> Result<String, Failure> {
             first.previous
         ),
     };
-    Ok(format!("{} rows, the chain is whole{against}{removed}", rows.len()))
+    let omitted: Vec<String> =
+        rows.iter().filter(|row| row.omitted.is_some()).map(|row| row.number.to_string()).collect();
+    let unverified = match omitted.join(", ") {
+        numbers if numbers.is_empty() => numbers,
+        numbers => {
+            format!("; the text of row {numbers} was too large to be sent, and is not verified")
+        }
+    };
+    Ok(format!("{} rows, the chain is whole{against}{removed}{unverified}", rows.len()))
 }
 
 /// All rows that the device has, and the head that it told.
@@ -160,7 +174,7 @@ async fn fetch(
         };
         let page = page?;
         // Reading the log adds a row to it: the end is a page with that row only.
-        let more = page.rows.len() > 1;
+        let more = page.more.unwrap_or(page.rows.len() > 1) && !page.rows.is_empty();
         if page.rows.first().is_some_and(|row| row.number <= after) {
             return Err(Failure(format!("{device} tells rows again that it told before")));
         }
@@ -229,6 +243,7 @@ mod tests {
                 kind: entry.kind,
                 subject: entry.subject,
                 detail: entry.detail,
+                omitted: None,
                 previous: Digest(before),
                 sha256: Digest(digest),
             }
@@ -247,6 +262,12 @@ mod tests {
         let mut changed = whole.clone();
         changed[2].detail = "{\"decision\":\"confirmed\"}".into();
         assert!(verify(&changed, head).unwrap_err().0.contains("row 3 was changed"));
+        let mut omitted = whole.clone();
+        (omitted[2].detail, omitted[2].omitted) = (String::new(), Some(999));
+        let told = verify(&omitted, head).unwrap();
+        assert!(told.contains("the text of row 3 was too large to be sent"), "{told}");
+        omitted[3].detail = "x".into();
+        assert!(verify(&omitted, head).unwrap_err().0.contains("row 4 was changed"));
         let mut missing = whole.clone();
         missing.remove(2);
         assert!(verify(&missing, head).unwrap_err().0.contains("row 4 does not follow on row 2"));

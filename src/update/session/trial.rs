@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{FRAMES_FOR_LATENCY, Phase, Session};
 use crate::model::disk::Disk;
 use crate::model::slots::{Candidate, MOST_STARTS, Slot, Stage};
-use crate::update::{Action, Moment, Sample};
+use crate::update::{Action, Moment, Sample, in_short};
 
 impl<D: Disk> Session<D> {
     /// Ends a trial or probation; `None` when there is none.
@@ -83,7 +83,10 @@ impl<D: Disk> Session<D> {
             (Phase::Reverting, Err(why)) => {
                 // The rejected model goes on; the next start of the agent begins with the confirmed one.
                 log::error!("update: the confirmed model does not load: {why}");
-                self.audit("slots", json!({ "decision": "revert-failed", "reason": why }));
+                self.audit(
+                    "slots",
+                    json!({ "decision": "revert-failed", "reason": in_short(&why) }),
+                );
             }
             (other, _) => self.phase = other,
         }
@@ -134,6 +137,7 @@ impl<D: Disk> Session<D> {
         why: &str,
         moment: &Moment,
     ) {
+        let why = &in_short(why);
         log::warn!("update {outcome:?} target={} reason={why}", candidate.title());
         let decision = serde_json::to_value(outcome).expect("an outcome is a word");
         self.audit(&candidate.title(), json!({ "decision": decision, "sha256": candidate.sha256, "attempt": candidate.attempt, "reason": why }));

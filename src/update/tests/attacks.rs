@@ -143,6 +143,65 @@ fn a_broker_that_changes_the_timestamp_all_the_time_does_not_keep_the_device_bus
 }
 
 #[test]
+fn words_of_the_broker_are_cut_and_come_without_control_characters() {
+    let long = "\u{1b}[2J\\u001b".repeat(600);
+    for text in [
+        format!(r#"{{"signatures":"{}","signed":{{}}}}"#, "A".repeat(12_000)),
+        format!(r#"{{"signatures":[{{"{long}":1}}],"signed":{{}}}}"#),
+        format!(r#"{{"{}":1}}"#, long.replace('\u{1b}', "\\u001b")),
+    ] {
+        let (mut repository, mut device) = world();
+        let topic = repository.topics.metadata("timestamp.json");
+        repository.broker.insert(topic, text.into_bytes());
+        device.live(&repository.broker, 5);
+        let reason = device.state().reason.unwrap();
+        assert!(reason.contains("timestamp.json is malformed"), "{reason}");
+        assert!(reason.chars().count() <= 240 && !reason.contains('\u{1b}'), "{reason}");
+        let row = device.audit.last().unwrap().1.to_string();
+        assert!(row.contains("refused") && row.len() < 1200, "{row}");
+    }
+}
+
+#[test]
+fn a_hostile_broker_cannot_push_old_rows_out_of_the_audit_log() {
+    let (mut repository, mut device) = world();
+    let last = some_chunk(&repository);
+    repository.broker.remove(&last);
+    let topic = repository.topics.metadata("timestamp.json");
+    let valid = repository.broker[&topic].clone();
+    // Each look ends in another way: garbage that varies, and valid metadata of a package that cannot be fetched.
+    for number in 0..10_000_usize {
+        let spaces = [valid.clone(), vec![b' '; number % 7]].concat();
+        let garbage = format!(r#"{{"signatures":"{number}","signed":{{}}}}"#).into_bytes();
+        let served = if number % 40 < 20 { spaces } else { garbage };
+        repository.broker.insert(topic.clone(), served);
+        device.live(&repository.broker, 1);
+    }
+    let more: u64 = device.audit.iter().filter_map(|(_, detail)| detail["more"].as_u64()).sum();
+    assert!(more > 500, "they are counted: {more}");
+    // Almost three hours: the first of each kind, and a count for each of the windows that double.
+    assert!(device.audit.len() <= 8, "{} rows: {:?}", device.audit.len(), device.audit);
+}
+
+#[test]
+fn many_rejections_with_long_reasons_leave_a_record_that_can_be_read() {
+    let (mut repository, disk) = (Repository::new(), PowerCut::default());
+    let mut device = Device::boot(repository.settings(), disk.clone(), &package("1.0.0"));
+    device.trial = Err("\u{1}".repeat(16_000));
+    for number in 1..=40 {
+        let version = format!("2.0.{number}");
+        repository.release(&version, &package(&version));
+        repository.roll_out(&version, 1);
+        device.live(&repository.broker, 10);
+    }
+    assert_eq!(device.state().last.unwrap().target, "tiny-classifier-2.0.40");
+    let mut device = Device::boot(repository.settings(), disk, &package("1.0.0"));
+    device.live(&repository.broker, 10);
+    let reason = device.state().reason.unwrap_or_default();
+    assert!(reason.contains("2.0.40 was rejected in attempt 1"), "{reason}");
+}
+
+#[test]
 fn a_stolen_timestamp_key_cannot_move_the_clock_beyond_its_rotation() {
     let (mut repository, mut device) = world();
     device.live(&repository.broker, 30);
