@@ -417,9 +417,9 @@ fn a_second_signal_ends_at_once_and_the_next_run_accounts_for_what_was_waiting()
     field.harvest().assert_holes_announced();
 }
 
-/// A store that cannot be written: the agent goes on in memory and says so once.
+/// A store that cannot be written: the agent goes on in memory, says so once, and uses the store when it can.
 #[test]
-fn an_agent_without_a_store_goes_on_and_says_so_once() {
+fn an_agent_without_a_store_goes_on_says_so_once_and_tries_it_again() {
     let broker = Broker::start();
     let mut setup = broker.setup(&pictures());
     // Nobody, not even root, can make a folder below a file.
@@ -442,6 +442,14 @@ fn an_agent_without_a_store_goes_on_and_says_so_once() {
         log.lines().filter(|line| line.contains("store")).filter_map(words).collect();
     let once: BTreeSet<_> = told.iter().collect();
     assert_eq!(once.len(), told.len(), "{log}");
+    let why = broker.health("health that says why", |health| health.store.is_some()).store;
+    assert!(why.as_ref().is_some_and(|why| why.contains("ocelli.db")), "{why:?}");
+    std::fs::remove_file(&file).unwrap();
+    let health = broker.health("health with a store", |health| {
+        health.audit.is_some() && health.store.is_none() && !health.outbox.degraded
+    });
+    assert_eq!(health.audit.unwrap().number, 1, "the row of the start waited in memory");
+    agent.wait_logged("can be used from now on");
     agent.terminate();
 }
 

@@ -398,8 +398,7 @@ mod tests {
             assert!(commands.finish(&id("a"), &Ok(&page)).len() > page.len());
             assert_eq!(commands.seen.len(), 1);
         }
-        let held: usize = commands.seen.iter().map(|seen| std::mem::size_of_val(seen)).sum();
-        assert!(held < 1024 && matches!(commands.seen[0].answer, Answer::Large));
+        assert!(matches!(commands.seen[0].answer, Answer::Large));
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub(super) struct Sources<'a> {
     pub(super) power: Option<Power>,
     /// Last row of the audit log.
     pub(super) audit: Option<AuditHead>,
+    /// Why the database cannot be read.
+    pub(super) store: Option<String>,
     /// Whether the wall clock can be trusted.
     pub(super) clock: ClockState,
 }
@@ -93,6 +95,7 @@ pub(super) fn report(sources: Sources<'_>) -> Health {
         power: sources.power,
         clock: sources.clock,
         audit: sources.audit,
+        store: sources.store,
     }
 }
 

@@ -152,6 +152,7 @@ struct Service {
     next_probe: Instant,
     next_second: Instant,
     audit: Arc<Mutex<Option<AuditHead>>>,
+    store_trouble: Arc<Mutex<Option<String>>>,
     store_alive: Arc<Heartbeat>,
     power: Option<Power>,
     accelerators: Journal,
@@ -191,6 +192,7 @@ impl Service {
             next_probe: now,
             next_second: now,
             audit: Arc::default(),
+            store_trouble: Arc::default(),
             store_alive: Arc::new(Heartbeat::new(now)),
             power: None,
             accelerators,
@@ -319,10 +321,11 @@ impl Service {
 
     fn probe_store(&self) {
         let (alive, clock) = (Arc::clone(&self.store_alive), Arc::clone(&self.clock));
-        let audit = Arc::clone(&self.audit);
+        let (audit, trouble) = (Arc::clone(&self.audit), Arc::clone(&self.store_trouble));
         let asked = self.store.audit_head(move |head| {
             // Any answer is a sign of life; a full queue gives none.
             alive.beat(clock.now());
+            *lock(&trouble) = head.as_ref().err().map(ToString::to_string);
             if let Ok(head) = head {
                 note_head(&audit, head);
             }
@@ -371,6 +374,7 @@ impl Service {
             temperatures: self.running.hardware.temperatures(),
             power: self.power,
             audit: lock(&self.audit).clone(),
+            store: lock(&self.store_trouble).clone(),
             clock: health::clock_state(std::path::Path::new("/run")),
         })
     }
@@ -674,7 +678,7 @@ impl Service {
             Ok(row) => {
                 note_head(&head, store::AuditHead { number: row.number, digest: row.digest })
             }
-            Err(error) => log::error!("not in the audit log: {error}"),
+            Err(error) => log::error!("not yet in the audit log: {error}"),
         });
         if let Err(error) = noted {
             log::error!("not in the audit log kind={kind} subject={subject}: {error}");

@@ -43,8 +43,19 @@ pub(super) fn open(dir: &Path) -> Result<Opened, StoreError> {
 }
 
 /// The store's error for something that may pass.
-pub(super) fn unavailable(path: &Path, error: &dyn std::error::Error) -> StoreError {
-    StoreError::Unavailable { path: path.display().to_string(), detail: error.to_string() }
+pub(super) fn unavailable(path: &Path, error: &(dyn std::error::Error + 'static)) -> StoreError {
+    let code = error.downcast_ref().and_then(rusqlite::Error::sqlite_error_code);
+    let cure = match code {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            "end the other program that has it open"
+        }
+        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+            "make its folder writable"
+        }
+        _ => "free space or replace the disk",
+    };
+    let (path, detail) = (path.display().to_string(), format!("{error}; {cure}"));
+    StoreError::Unavailable { path, detail }
 }
 
 /// Whether the file itself is bad, so that no retry helps.

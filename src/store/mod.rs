@@ -14,6 +14,7 @@ mod sequence;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod worker;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -104,6 +105,8 @@ pub struct Applied {
     pub outcome: Result<(), StoreError>,
     /// Numbers up to this will never be given again, even when `outcome` is an error.
     pub ceiling: u64,
+    /// What the database holds of earlier runs, when it could not be opened at the start and now is.
+    pub found: Option<Recovered>,
 }
 
 /// What the store held when it was opened.
@@ -144,11 +147,11 @@ pub enum StoreError {
         known: i64,
     },
     /// The disk is full, read-only or broken. Nothing was changed; trying again later may help.
-    #[error("store {path}: {detail}; free space or replace the disk, the agent goes on in memory")]
+    #[error("store {path}: {detail}; the agent goes on in memory and tries again")]
     Unavailable {
         /// The database.
         path: String,
-        /// What the system said.
+        /// What the system said, and what to do.
         detail: String,
     },
     /// The database was damaged. It was moved aside, and an empty one took its place.

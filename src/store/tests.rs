@@ -152,6 +152,108 @@ fn a_second_agent_on_the_same_store_is_kept_out() {
     close(&first);
 }
 
+/// A clock that goes on when it is told to.
+#[derive(Debug, Default)]
+struct Told(std::sync::atomic::AtomicU64);
+
+impl Told {
+    fn pass(&self, seconds: u64) {
+        self.0.fetch_add(seconds, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+impl Clock for Told {
+    fn now(&self) -> std::time::Instant {
+        static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+        let passed = self.0.load(std::sync::atomic::Ordering::SeqCst);
+        *START.get_or_init(|| SystemClock.now()) + std::time::Duration::from_secs(passed)
+    }
+
+    fn wall(&self) -> UnixTime {
+        SystemClock.wall()
+    }
+}
+
+fn audit(store: &Store, detail: &str) -> Result<AuditRow, StoreError> {
+    let (at, detail) = (UnixTime::from_micros(1), detail.to_owned());
+    let entry = AuditEntry { at, kind: "command".into(), subject: "ping".into(), detail };
+    let (reply, answer) = channel();
+    store.audit(entry, move |row| reply.send(row).unwrap()).unwrap();
+    answer.recv().unwrap()
+}
+
+#[test]
+fn a_database_that_was_locked_at_the_start_is_used_as_soon_as_it_is_free() {
+    let dir = tempfile::tempdir().unwrap();
+    close(&filled(dir.path()));
+    let other = rusqlite::Connection::open(dir.path().join(DATABASE_FILE)).unwrap();
+    other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let clock = Arc::new(Told::default());
+    let settings =
+        Settings { group_commit: std::time::Duration::ZERO, ..Settings::in_dir(dir.path()) };
+    let (store, recovered) = start(settings, Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
+    assert_eq!((recovered.next_seq, recovered.known), (9, false));
+    assert!(recovered.notes[0].contains("end the other program"), "{:?}", recovered.notes);
+    let batch = |numbers: std::ops::RangeInclusive<u64>| {
+        let last = *numbers.end();
+        let settled = numbers.start() - 1;
+        let append = rows(numbers);
+        Batch { append, reserved: last, mark: last, settled, ceiling: last, ..Batch::default() }
+    };
+    assert!(matches!(
+        apply(&store, batch(1000..=1001)).outcome,
+        Err(StoreError::Unavailable { .. })
+    ));
+    for number in 0..300 {
+        assert!(audit(&store, &number.to_string()).is_err());
+    }
+    other.execute_batch("ROLLBACK").unwrap();
+    drop(other);
+    clock.pass(4);
+    assert!(apply(&store, batch(1000..=1002)).outcome.is_err(), "not before its time");
+    clock.pass(1);
+    let applied = apply(&store, batch(1000..=1003));
+    applied.outcome.unwrap();
+    // What an earlier run left, and what it and this one passed over; none of the numbers of this run.
+    let found = applied.found.unwrap();
+    assert_eq!((found.rows, found.first_row, found.last_row), (2, Some(3), Some(4)));
+    assert_eq!(found.gaps, [GapRow { from: 5, to: 8, reason: GapReason::Storage }]);
+    assert_eq!(audit(&store, "new").unwrap().number, 258);
+    assert!(apply(&store, batch(1004..=1004)).found.is_none());
+    let (reply, answer) = channel();
+    store.audit_after(254, 10, move |rows| reply.send(rows).unwrap()).unwrap();
+    let details: Vec<_> =
+        answer.recv().unwrap().unwrap().into_iter().map(|row| row.entry.detail).collect();
+    let lost = r#"{"lost":44,"reason":"no row could be written"}"#;
+    assert_eq!(details, ["254", "255", lost, "new"]);
+    close(&store);
+    let (store, recovered) = open(dir.path());
+    assert_eq!((recovered.rows, recovered.next_seq), (2 + 5, 1005));
+    assert_eq!(recovered.gaps, [GapRow { from: 5, to: 8, reason: GapReason::Storage }]);
+    close(&store);
+}
+
+#[test]
+fn a_folder_that_comes_late_is_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("mount");
+    fs::write(&file, "nothing is mounted yet").unwrap();
+    let clock = Arc::new(Told::default());
+    let settings = Settings::in_dir(file.join("store"));
+    let (store, recovered) = start(settings, Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
+    assert!(!recovered.known);
+    assert!(audit(&store, "a").is_err());
+    fs::remove_file(&file).unwrap();
+    // Nobody has to write: the question whether the store lives is enough.
+    clock.pass(5);
+    let (reply, answer) = channel();
+    store.audit_head(move |head| reply.send(head).unwrap()).unwrap();
+    assert_eq!(answer.recv().unwrap().unwrap().number, 1);
+    assert!(apply(&store, Batch { ceiling: 7, ..Batch::default() }).found.is_some());
+    close(&store);
+    assert!(file.join("store").join(SEQUENCE_FILE).exists());
+}
+
 #[test]
 fn audit_rows_are_chained_across_starts() {
     let dir = tempfile::tempdir().unwrap();

@@ -47,6 +47,9 @@ pub struct Health {
     /// Last row of the audit log, once there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<AuditHead>,
+    /// Why the database cannot be read, while it cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<String>,
 }
 
 /// One camera and its stream.
@@ -304,6 +307,7 @@ mod tests {
             power: None,
             clock: ClockState::Unverified,
             audit: Some(AuditHead { number: 7, sha256: "00".into() }),
+            store: None,
         }
     }
 

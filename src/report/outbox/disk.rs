@@ -1,9 +1,9 @@
 //! The outbox towards the store: what to write, what to read back, and what a failure means.
 
 use super::{
-    Applied, BLOCK, Batch, CEILING_STEP, Durability, Entry, GapReason, GapRow, Health, Instant,
-    Kept, LAZY, Link, Load, MEMORY_BYTES, MEMORY_ROWS, Outbox, OutboxRow, PAGE_BYTES, PAGE_ROWS,
-    Pending, RETRY, StoreError, Tail, UnixTime,
+    Applied, BLOCK, Batch, CEILING_STEP, Durability, Entry, GapEntry, GapReason, GapRow, Health,
+    Instant, Kept, LAZY, Link, Load, MEMORY_BYTES, MEMORY_ROWS, Outbox, OutboxRow, PAGE_BYTES,
+    PAGE_ROWS, Pending, RETRY, Recovered, StoreError, Tail, UnixTime,
 };
 
 impl Outbox {
@@ -67,6 +67,10 @@ impl Outbox {
                 self.reserved = pending.reserved;
                 self.ledger_behind = false;
                 self.health = Health::Good;
+                if let Some(found) = &applied.found {
+                    self.found(found, now);
+                }
+                self.place_found();
                 self.refill();
             }
             Err(StoreError::Lost { .. }) => self.store_lost(),
@@ -86,7 +90,7 @@ impl Outbox {
 
     /// The store did not take the batch at all.
     pub fn batch_refused(&mut self, error: StoreError, wall: UnixTime, now: Instant) {
-        let applied = Applied { outcome: Err(error), ceiling: self.ceiling };
+        let applied = Applied { outcome: Err(error), ceiling: self.ceiling, found: None };
         self.batch_done(&applied, wall, now);
     }
 
@@ -213,6 +217,41 @@ impl Outbox {
         }
     }
 
+    /// The database that could not be opened at the start is there, with what earlier runs left.
+    fn found(&mut self, found: &Recovered, now: Instant) {
+        for gap in &found.gaps {
+            let told = |(from, to): (u64, u64)| from <= gap.from && gap.to <= to;
+            if self.passed_over.is_some_and(told) {
+                self.delete_gaps.push(gap.from);
+                self.lazy_since.get_or_insert(now);
+            } else {
+                self.state.gaps += 1;
+                let kept = Kept::Stored;
+                self.gaps.push(GapEntry { row: *gap, kept, sent: true, in_flight: false });
+            }
+        }
+        // Numbers of a clock that was never set began too low.
+        if found.next_seq > self.next_seq {
+            (self.next_seq, self.ledger_behind) = (found.next_seq, true);
+        }
+        self.found = (found.rows > 0).then(|| Tail::of(found));
+    }
+
+    /// Results of earlier runs take their place before those in memory: once none of these is in flight, and the store holds no
+    /// row that memory has forgotten.
+    pub(super) fn place_found(&mut self) {
+        if self.in_flight > 0 || self.pending.is_some() || !self.delete.is_empty() {
+            return;
+        }
+        let Some(tail) = self.found.take() else { return };
+        while let Some(entry) = self.window.pop_back() {
+            self.staging_bytes += entry.bytes();
+            self.staging.push_front(entry);
+        }
+        (self.window_bytes, self.tail) = (0, tail);
+        self.refill();
+    }
+
     /// The store's file is gone: what is still in memory has to be written again, the rest is lost.
     fn store_lost(&mut self) {
         for entry in self.window.iter_mut().chain(&mut self.staging) {
@@ -242,6 +281,7 @@ impl Outbox {
         let milliseconds = wall.as_micros() / 1000;
         if milliseconds > self.next_seq {
             self.announce(self.next_seq, milliseconds - 1, GapReason::Storage);
+            self.passed_over.get_or_insert((self.next_seq, milliseconds - 1));
             self.next_seq = milliseconds;
             self.ledger_behind = true;
         }

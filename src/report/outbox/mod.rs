@@ -179,6 +179,18 @@ struct Tail {
     last: u64,
 }
 
+impl Tail {
+    /// What the store held when it was opened.
+    fn of(recovered: &Recovered) -> Self {
+        Self {
+            rows: recovered.rows,
+            bytes: recovered.bytes,
+            after: recovered.first_row.map_or(0, |first| first - 1),
+            last: recovered.last_row.unwrap_or(0),
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Health {
     Good,
@@ -211,6 +223,10 @@ pub struct Outbox {
     ceiling: u64,
     /// The store's ledger may be behind the numbers given: the next batch must catch up.
     ledger_behind: bool,
+    /// Numbers announced as a gap because none was known: first and last.
+    passed_over: Option<(u64, u64)>,
+    /// Results of earlier runs, in a database that was opened late, until they can take their place.
+    found: Option<Tail>,
     window: VecDeque<Entry>,
     window_bytes: u64,
     in_flight: usize,
@@ -251,15 +267,12 @@ impl Outbox {
             reserved: recovered.next_seq - 1,
             ceiling: 0,
             ledger_behind: false,
+            passed_over: None,
+            found: None,
             window: VecDeque::new(),
             window_bytes: 0,
             in_flight: 0,
-            tail: Tail {
-                rows: recovered.rows,
-                bytes: recovered.bytes,
-                after: recovered.first_row.map_or(0, |first| first - 1),
-                last: recovered.last_row.unwrap_or(0),
-            },
+            tail: Tail::of(recovered),
             staging: VecDeque::new(),
             staging_bytes: 0,
             gaps: gaps.collect(),
@@ -349,6 +362,9 @@ impl Outbox {
             gap.sent = true;
             return Some(Message::Gap(gap.row));
         }
+        if self.found.is_some() && !degraded {
+            return None;
+        }
         let entry = self.window.get(self.in_flight)?;
         let stored = entry.kept == Kept::Stored || self.settings.durability == Durability::Spill;
         // Were a later result sent first, a crash could bring the dropped one back, out of order.
@@ -373,6 +389,7 @@ impl Outbox {
                     self.remove(index);
                     self.state.acked += 1;
                     self.refill();
+                    self.place_found();
                 }
             }
             Item::Gap(from) => {

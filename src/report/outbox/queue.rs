@@ -29,6 +29,7 @@ impl Outbox {
         for gap in &mut self.gaps {
             gap.in_flight = false;
         }
+        self.place_found();
     }
 
     pub(super) fn remove(&mut self, index: usize) {
@@ -80,7 +81,7 @@ impl Outbox {
     pub(super) fn refill(&mut self) {
         while let Some(entry) = self.staging.front() {
             let direct = self.tail.rows == 0 && !self.loading && self.window_has_room();
-            if !direct && entry.kept != Kept::Stored {
+            if !direct && (entry.kept != Kept::Stored || self.found.is_some()) {
                 return;
             }
             let entry = self.staging.pop_front().expect("front was there");

@@ -44,15 +44,20 @@ impl Disk {
     }
 
     fn recover(&mut self) -> Recovered {
+        let recovered = self.recover_from(self.file);
+        let ceiling = self.file.map_or(0, |file| file.ceiling).max(recovered.next_seq - 1);
+        let first = self.rows.keys().chain(self.gaps.keys()).min();
+        let settled = first.map_or(recovered.next_seq - 1, |first| first - 1);
+        self.file = Some(HighWater { ceiling, settled, ahead: false });
+        recovered
+    }
+
+    fn recover_from(&mut self, file: Option<HighWater>) -> Recovered {
         let rows: Vec<_> = self.rows.keys().copied().collect();
         let gaps: Vec<_> = self.gaps.values().copied().collect();
-        let (ledger, lost) = account(self.ledger, self.file, &rows, &gaps);
+        let (ledger, lost) = account(self.ledger, file, &rows, &gaps);
         self.gaps.extend(lost.into_iter().map(|gap| (gap.from, gap)));
         self.ledger = Some(ledger);
-        let ceiling = self.file.map_or(0, |file| file.ceiling).max(ledger.reserved);
-        let first = self.rows.keys().chain(self.gaps.keys()).min();
-        let settled = first.map_or(ledger.reserved, |first| first - 1);
-        self.file = Some(HighWater { ceiling, settled, ahead: false });
         Recovered {
             next_seq: ledger.reserved + 1,
             known: true,
@@ -88,6 +93,8 @@ struct World {
     up: bool,
     given: BTreeSet<u64>,
     full: bool,
+    /// What the database holds of earlier runs, told once it can be opened.
+    found: Option<Recovered>,
 }
 
 #[derive(Debug, Clone)]
@@ -144,7 +151,27 @@ impl World {
             up: false,
             given: BTreeSet::new(),
             full: false,
+            found: None,
         }
+    }
+
+    /// A power cut, then a start at which the database cannot be opened.
+    fn start_without_database(&mut self) {
+        (self.batch, self.load, self.up) = (None, None, false);
+        self.wire.clear();
+        let next_seq = self.disk.file.map_or(1, |file| file.ceiling + 1);
+        let recovered = Recovered { next_seq, known: false, ..Recovered::default() };
+        self.outbox = Outbox::new(self.settings.clone(), &recovered, WALL, self.now);
+        self.full = true;
+        self.ask();
+    }
+
+    /// It can be opened now, and is as it was at the start.
+    fn open_database(&mut self) {
+        let file = self.disk.file.map(|file| HighWater { ahead: true, ..file });
+        self.found = Some(self.disk.recover_from(file));
+        self.full = false;
+        self.now += Duration::from_secs(6);
     }
 
     fn step(&mut self, step: &Step) {
@@ -266,7 +293,8 @@ impl World {
             self.disk.apply(&batch);
             Ok(())
         };
-        let applied = Applied { outcome, ceiling: batch.ceiling };
+        let found = if outcome.is_ok() { self.found.take() } else { None };
+        let applied = Applied { outcome, ceiling: batch.ceiling, found };
         self.outbox.batch_done(&applied, WALL, self.now);
     }
 
@@ -293,18 +321,24 @@ impl World {
     fn check_rule(&self) {
         let order = self.subscriber.arrived.windows(2).find(|pair| pair[0] >= pair[1]);
         assert_eq!(order, None, "out of order");
+        self.check_account();
+    }
+
+    fn check_account(&self) {
         let mut last = 0;
         for (from, to) in &self.subscriber.gaps {
             assert!(*from > last && to >= from, "gaps overlap: {:?}", self.subscriber.gaps);
             last = *to;
         }
-        for seq in 1..self.outbox.next_seq() {
-            let announced =
-                self.subscriber.gaps.iter().any(|(from, to)| (from..=to).contains(&&seq));
+        let mut seq = 1;
+        while seq < self.outbox.next_seq() {
+            let mut gaps = self.subscriber.gaps.iter();
+            let announced = gaps.find(|(from, to)| (from..=to).contains(&&seq));
             assert!(
-                self.subscriber.known.contains(&seq) || announced,
+                self.subscriber.known.contains(&seq) || announced.is_some(),
                 "{seq} neither arrived nor was announced"
             );
+            seq = announced.map_or(seq, |(_, to)| *to) + 1;
         }
     }
 }
@@ -358,6 +392,33 @@ proptest! {
         let steps: Vec<_> = steps.into_iter().filter(|step| !matches!(step, Step::Crash(_) | Step::Restart)).collect();
         let durability = if spill { Durability::Spill } else { Durability::Results };
         run(settings(durability, Overflow::DropOldest, 64 << 20), &steps);
+    }
+
+    #[test]
+    fn a_database_that_opens_late_loses_nothing_of_this_run_nor_of_the_last(
+        spill in any::<bool>(),
+        before in prop::collection::vec(step(), 1..60),
+        without in prop::collection::vec(step(), 1..60),
+        after in prop::collection::vec(step(), 1..60),
+    ) {
+        let durability = if spill { Durability::Spill } else { Durability::Results };
+        let mut world = World::new(settings(durability, Overflow::DropOldest, 64 << 20));
+        world.ask();
+        let alive = |step: &&Step| !matches!(step, Step::Crash(_) | Step::Restart);
+        before.iter().for_each(|step| world.step(step));
+        let database = world.disk.clone();
+        world.start_without_database();
+        let first = world.outbox.next_seq();
+        without.iter().filter(alive).for_each(|step| world.step(step));
+        world.disk = database;
+        world.open_database();
+        after.iter().filter(alive).for_each(|step| world.step(step));
+        world.drain();
+        world.check_account();
+        // Each run in its own order; what the last one left comes behind what was sent meanwhile.
+        let of_this = |seq: &&u64| **seq >= first;
+        let order: Vec<_> = world.subscriber.arrived.iter().filter(of_this).collect();
+        prop_assert!(order.is_sorted(), "{order:?}");
     }
 
     #[test]
@@ -461,7 +522,11 @@ fn a_lost_store_announces_the_tail_and_writes_the_rest_again() {
     world.step(&Step::Push(1));
     world.disk = Disk { file: world.disk.file, ..Disk::default() };
     world.batch = None;
-    world.outbox.batch_done(&Applied { outcome: Err(lost), ceiling: next }, WALL, world.now);
+    world.outbox.batch_done(
+        &Applied { outcome: Err(lost), ceiling: next, found: None },
+        WALL,
+        world.now,
+    );
     world.load = None;
     world.outbox.loading = false;
     world.drain();
