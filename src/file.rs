@@ -12,8 +12,16 @@ use std::path::Path;
 /// What the system says; [`io::ErrorKind::InvalidInput`] for a pipe, a device or a folder, and
 /// [`io::ErrorKind::FileTooLarge`].
 pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    read_limited(open_regular(path)?, limit)
+}
+
+/// Reads an open file of at most `limit` bytes.
+///
+/// # Errors
+/// What the system says, and [`io::ErrorKind::FileTooLarge`].
+pub fn read_limited(file: File, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    open_regular(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         let message = format!("larger than {} KiB", limit >> 10);
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));

@@ -453,6 +453,27 @@ fn an_agent_without_a_store_goes_on_says_so_once_and_tries_it_again() {
     agent.terminate();
 }
 
+#[test]
+fn a_second_agent_on_the_same_store_is_told_who_has_it() {
+    let broker = Broker::start();
+    let first = broker.agent(&pictures());
+    broker.health("health of the first", |health| health.audit.is_some());
+    let folder = tempfile::tempdir().unwrap();
+    let mut setup = broker.setup(&pictures());
+    let store = std::mem::replace(&mut setup.folder, folder.path().to_owned()).join("store");
+    assert_eq!(setup.store, store);
+    let mut second = setup.start();
+    assert_eq!(second.end().code(), Some(1));
+    let log = second.log();
+    assert!(log.contains(&format!("{} is used by another agent", store.display())), "{log}");
+    assert!(log.contains("give each agent a store.dir of its own"), "{log}");
+    // A kill leaves no lock behind.
+    first.kill();
+    let third = setup.start();
+    third.wait_logged("model name=");
+    third.terminate();
+}
+
 /// A disk that is full, at the start or soon after: files of the process cannot grow, as RLIMIT_FSIZE has it.
 #[test]
 fn an_agent_on_a_full_disk_goes_on_and_loses_nothing_while_the_broker_is_there() {

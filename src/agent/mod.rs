@@ -27,7 +27,7 @@ use crate::board;
 use crate::clock::Clock;
 use crate::pipeline::{self, OpenCamera, Pipeline, Stream};
 use crate::report::new_boot_id;
-use crate::store::StoreError;
+use crate::store::{FolderLock, StoreError};
 use updater::Updates;
 
 pub(crate) use gate::plugins_for;
@@ -54,7 +54,7 @@ pub enum AgentError {
     /// The streams make no sense, or there are no threads for them.
     #[error(transparent)]
     Pipeline(#[from] pipeline::StartError),
-    /// The store belongs to a newer agent, or has no thread.
+    /// The store belongs to a newer agent, is used by another one, or has no thread.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// There is no folder for updates.
@@ -98,6 +98,9 @@ pub fn run(
     out: &mut dyn Write,
 ) -> Result<(), AgentError> {
     let boot_id = new_boot_id(clock.wall());
+    let folder = settings.delivery.as_ref().map(|delivery| delivery.store.dir.as_path());
+    // Held until the agent has ended.
+    let _lock = folder.map(FolderLock::take).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(AgentError::System)?;
     let mut updates = match settings.updates {

@@ -1,6 +1,7 @@
 //! The agent with a broker: forwards reports, answers commands, publishes health and model, feeds the watchdog, ends in
 //! order. One task that never waits for disk or network.
 
+use std::cell::Cell;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -161,6 +162,10 @@ struct Service {
     repository: Option<RepoTopics>,
     update: UpdateState,
     connected: bool,
+    /// Messages that were dropped before they came here, as far as the update thread knows.
+    messages_dropped: u64,
+    /// The update thread had no room for one.
+    events_lost: Cell<bool>,
     finished_in: mpsc::Sender<Finished>,
     finished: mpsc::Receiver<Finished>,
 }
@@ -201,6 +206,8 @@ impl Service {
             repository,
             update: UpdateState { state, target: None, progress: None, reason: None, last: None },
             connected: false,
+            messages_dropped: 0,
+            events_lost: Cell::new(false),
             finished_in,
             finished,
         }
@@ -295,6 +302,7 @@ impl Service {
         }
         self.feed(now);
         self.end_floods(now);
+        self.tell_dropped();
         self.tell_status(now);
         if self.accelerators.has_any() {
             let report = self.running.model.watch.report();
@@ -452,8 +460,18 @@ impl Service {
         let told = updates.asks.try_send(Ask::Event(event)).is_ok();
         if !told {
             log::debug!("an event is lost: the update thread is busy");
+            self.events_lost.set(true);
         }
         told
+    }
+
+    /// The update thread learns that messages were dropped: those that it waits for may be among them.
+    fn tell_dropped(&mut self) {
+        let dropped = self.handle.counters().messages_dropped;
+        if dropped != self.messages_dropped || self.events_lost.replace(false) {
+            self.messages_dropped = dropped;
+            self.tell_updates(update::Event::Dropped);
+        }
     }
 
     /// The update thread learns of sessions that begin and end; when it is busy, with the next tick.

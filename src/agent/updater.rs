@@ -237,10 +237,7 @@ impl Updater {
         let path = self.updates.folder.join(slot.file());
         match Trial::start(&self.updates.settings.trial, &path, self.updates.clock.now()) {
             Ok(trial) => self.trial = Some(trial),
-            Err(error) => {
-                let program = self.updates.settings.trial.program.display();
-                self.handle(Event::Tried(Err(format!("cannot start {program}: {error}"))));
-            }
+            Err(failure) => self.handle(Event::Tried(Err(failure))),
         }
     }
 
@@ -348,7 +345,8 @@ pub fn try_model(
     // Address space is more than memory: code, stacks and what allocators set aside.
     let limits = trial::Limits { memory_bytes: 2048 * MIB, cpu_seconds: 600 };
     if let Err(error) = trial::confine(limits) {
-        return failed(format!("the limits of the trial are refused: {error}"));
+        let reason = format!("the limits of the trial are refused: {error}");
+        return trial::Report::Unable { reason };
     }
     let status = std::path::Path::new("/proc/self/status");
     let before = super::health::peak_bytes(status);

@@ -46,6 +46,6 @@ pub(super) fn run(
     writeln!(streams.out, "{text}")?;
     match report {
         Report::Passed { .. } => Ok(()),
-        Report::Failed { .. } => Err(Failure::Told),
+        Report::Failed { .. } | Report::Unable { .. } => Err(Failure::Told),
     }
 }

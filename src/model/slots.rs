@@ -4,7 +4,8 @@
 //! become a slot by one rename, and are trusted by one replacement of `record.json`. Neither the confirmed slot nor the
 //! one that runs is ever written to.
 
-use std::collections::VecDeque;
+mod record;
+
 use std::io;
 
 use ocelli_protocol::Id;
@@ -15,14 +16,12 @@ use serde::{Deserialize, Serialize};
 
 use super::disk::{Disk, remove, replace};
 use super::{Package, PackageError, Sha256};
+use record::Record;
 
 /// Starts of the agent, or of a child process, that one model on trial may use up without being confirmed.
 pub const MOST_STARTS: u32 = 3;
-/// Rejections remembered; the oldest give way.
-const MOST_REJECTIONS: usize = 32;
-const RECORD: &str = "record.json";
-const MAX_RECORD_BYTES: u64 = 64 * 1024;
-const INCOMING: &str = "incoming.tar";
+/// File in which a package gathers.
+pub const INCOMING: &str = "incoming.tar";
 
 /// One of the two places for packages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,42 +113,6 @@ pub struct OnTrial {
     pub starts: u32,
 }
 
-/// A package that failed, not to be tried again in the same attempt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Rejection {
-    sha256: Digest,
-    attempt: u32,
-    reason: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Record {
-    v: u32,
-    model: Id,
-    confirmed: Option<Slot>,
-    trial: Option<OnTrial>,
-    a: Option<Candidate>,
-    b: Option<Candidate>,
-    rejected: VecDeque<Rejection>,
-    last: Option<LastUpdate>,
-}
-
-impl Record {
-    fn new(model: Id) -> Self {
-        let rejected = VecDeque::new();
-        Self { v: 1, model, confirmed: None, trial: None, a: None, b: None, rejected, last: None }
-    }
-
-    fn held(&mut self, slot: Slot) -> &mut Option<Candidate> {
-        match slot {
-            Slot::A => &mut self.a,
-            Slot::B => &mut self.b,
-        }
-    }
-}
-
 /// Why received bytes do not become a slot.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -191,15 +154,20 @@ pub struct Checked {
 pub struct Slots<D> {
     disk: D,
     record: Record,
+    restored: Option<String>,
 }
 
 impl<D: Disk> Slots<D> {
-    /// Reads the record. One of another model, or none that can be read, is as good as none: the configured model runs.
-    pub fn open(disk: D, model: &Id) -> Self {
-        let read = disk.read(RECORD, MAX_RECORD_BYTES).ok();
-        let record = read.and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
-        let fits = record.filter(|record| record.v == 1 && record.model == *model);
-        Self { disk, record: fits.unwrap_or_else(|| Record::new(model.clone())) }
+    /// Reads the record. One of another model is as good as none: the configured model runs. A damaged one is kept aside, and made
+    /// anew of what the slots hold.
+    pub fn open(mut disk: D, model: &Id) -> Self {
+        let (record, restored) = record::open(&mut disk, model);
+        Self { disk, record, restored }
+    }
+
+    /// What was done about a damaged record, once.
+    pub fn restored(&mut self) -> Option<String> {
+        self.restored.take()
     }
 
     /// The disk, for metadata beside the slots.
@@ -237,9 +205,17 @@ impl<D: Disk> Slots<D> {
     /// Why a package was rejected in this attempt, if it was.
     #[must_use]
     pub fn rejection(&self, candidate: &Candidate) -> Option<&str> {
-        let same =
-            |one: &&Rejection| one.sha256 == candidate.sha256 && one.attempt == candidate.attempt;
-        self.record.rejected.iter().find(same).map(|one| one.reason.as_str())
+        self.record.rejection(candidate)
+    }
+
+    /// What is wrong with a package whose version this device knows as another one. A version means the same for ever: another
+    /// content would run where nobody rolled it out.
+    #[must_use]
+    pub fn contradiction(&self, candidate: &Candidate) -> Option<String> {
+        let known = self.record.accepted(&candidate.version)?;
+        (known != candidate.sha256).then(|| {
+            format!("this device accepted another package as this version ({known}); release it as a new version and roll that out")
+        })
     }
 
     /// Whether a slot's file is the package of the record, byte for byte.
@@ -268,7 +244,9 @@ impl<D: Disk> Slots<D> {
             && trial.stage == Stage::Probation
         {
             if !self.is_whole(trial.slot) {
-                given_up = Some("its file is damaged");
+                // That says nothing of the package: it is fetched again.
+                self.withdraw(trial.slot)?;
+                given_up = Some("the slot on trial is damaged");
             } else if trial.starts >= MOST_STARTS {
                 given_up = Some("the agent started too often during its probation");
             } else {
@@ -365,6 +343,16 @@ impl<D: Disk> Slots<D> {
         Ok(Checked { candidate: candidate.clone(), index: index.to_vec() })
     }
 
+    /// Whether `incoming.tar` holds each chunk of an index.
+    #[must_use]
+    pub fn has_incoming(&self, index: &[u8]) -> bool {
+        let Ok(index) = ChunkIndex::parse(index) else { return false };
+        index.places().all(|(offset, chunk)| {
+            let bytes = self.disk.read_at(INCOMING, offset, chunk.length as usize);
+            bytes.is_ok_and(|bytes| Sha256::of(&bytes).0 == chunk.sha256.0)
+        })
+    }
+
     /// Throws away what came so far.
     ///
     /// # Errors
@@ -387,7 +375,10 @@ impl<D: Disk> Slots<D> {
         replace(&mut self.disk, slot.index_file(), &checked.index)?;
         self.disk.rename(INCOMING, slot.file())?;
         self.disk.sync_folder("")?;
-        self.change(|record| *record.held(slot) = Some(checked.candidate))?;
+        self.change(|record| {
+            record.accept(&checked.candidate);
+            *record.held(slot) = Some(checked.candidate);
+        })?;
         Ok(slot)
     }
 
@@ -430,6 +421,25 @@ impl<D: Disk> Slots<D> {
                 record.confirmed = Some(trial.slot);
             }
             record.last = Some(last);
+        })?;
+        if let Err(error) = record::mark(&mut self.disk, &self.record) {
+            // It is made good at the next start.
+            log::warn!("update: {error}");
+        }
+        Ok(())
+    }
+
+    /// Ends the trial of a slot without a verdict. A damaged package is forgotten.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn withdraw(&mut self, slot: Slot) -> io::Result<()> {
+        let whole = self.is_whole(slot);
+        self.change(|record| {
+            record.trial = None;
+            if !whole {
+                *record.held(slot) = None;
+            }
         })
     }
 
@@ -438,14 +448,9 @@ impl<D: Disk> Slots<D> {
     /// # Errors
     /// The disk failed.
     pub fn reject(&mut self, candidate: &Candidate, last: LastUpdate) -> io::Result<()> {
-        let (sha256, attempt) = (candidate.sha256, candidate.attempt);
         self.change(|record| {
             record.trial = None;
-            record.rejected.retain(|one| (one.sha256, one.attempt) != (sha256, attempt));
-            record.rejected.push_back(Rejection { sha256, attempt, reason: last.reason.clone() });
-            while record.rejected.len() > MOST_REJECTIONS {
-                record.rejected.pop_front();
-            }
+            record.reject(candidate, &last.reason);
             record.last = Some(last);
         })
     }
@@ -460,8 +465,7 @@ impl<D: Disk> Slots<D> {
     fn change(&mut self, change: impl FnOnce(&mut Record)) -> io::Result<()> {
         let mut next = self.record.clone();
         change(&mut next);
-        let bytes = serde_json::to_vec(&next).expect("a record is a tree of plain values");
-        replace(&mut self.disk, RECORD, &bytes)?;
+        next.store(&mut self.disk)?;
         self.record = next;
         Ok(())
     }

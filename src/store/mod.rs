@@ -7,6 +7,7 @@
 
 mod audit;
 mod database;
+mod lock;
 mod outbox;
 mod recovery;
 mod results;
@@ -25,6 +26,7 @@ use ocelli_protocol::message::GapReason;
 use crate::clock::UnixTime;
 
 pub use audit::{AuditEntry, AuditHead, AuditRow};
+pub use lock::FolderLock;
 pub use recovery::{HighWater, Ledger, account, unaccounted};
 pub use results::{ResultLimits, ResultQuery, ResultRow};
 pub use thread::{Store, start};
@@ -163,6 +165,16 @@ pub enum StoreError {
         detail: String,
         /// Where the damaged file is now.
         kept: String,
+    },
+    /// Another agent works in the folder.
+    #[error(
+        "{folder} is used by another agent{holder}; end that one, or give each agent a store.dir of its own"
+    )]
+    InUse {
+        /// The folder.
+        folder: String,
+        /// ` (process N)`, where it is known.
+        holder: String,
     },
     /// Too many commands wait already.
     #[error("the store is busy; try again")]

@@ -282,8 +282,8 @@ impl Worker {
     /// Commits all writes of a group in one transaction, and answers each.
     fn commit(&mut self, group: Vec<Command>) {
         self.open_when_due();
-        let open = matches!(self.database, Database::Open(_));
-        if group.is_empty() && !(open && !self.waiting.is_empty()) {
+        let away = matches!(self.database, Database::Away { .. });
+        if group.is_empty() && (away || self.waiting.is_empty()) {
             return;
         }
         let behind = self.raise_ceiling(&group);

@@ -19,6 +19,9 @@ use crate::model::disk::{Disk, remove, replace};
 use crate::model::slots::Candidate;
 use crate::update::{Error, METADATA_FOLDER, Settings};
 
+/// Longest version of a package: it is kept in the record.
+const MAX_VERSION_BYTES: usize = 128;
+
 /// What is known without asking.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
@@ -220,6 +223,9 @@ fn package(target: &Target, entry: &RolloutEntry, settings: &Settings) -> Result
     }
     if path != release_path(release.model.as_str(), &release.version) {
         return refuse(format!("its path is not that of version {}", release.version));
+    }
+    if release.version.len() > MAX_VERSION_BYTES {
+        return refuse(format!("its version has more than {MAX_VERSION_BYTES} characters"));
     }
     if target.length() > MAX_PACKAGE_BYTES {
         let (bytes, limit) = (target.length(), MAX_PACKAGE_BYTES);

@@ -25,11 +25,12 @@ const NICER_BY: libc::c_int = 10;
 /// The system refuses a limit.
 #[cfg(target_os = "linux")]
 pub fn confine(limits: Limits) -> io::Result<()> {
-    limit(libc::RLIMIT_AS, limits.memory_bytes)?;
-    limit(libc::RLIMIT_CPU, limits.cpu_seconds)?;
-    limit(libc::RLIMIT_CORE, 0)?;
-    limit(libc::RLIMIT_FSIZE, 0)?;
-    limit(libc::RLIMIT_NOFILE, 64)?;
+    limit(libc::RLIMIT_AS, limits.memory_bytes, limits.memory_bytes)?;
+    // The soft limit ends the process by a signal of its own, the hard one as anybody's kill would.
+    limit(libc::RLIMIT_CPU, limits.cpu_seconds, limits.cpu_seconds + 5)?;
+    limit(libc::RLIMIT_CORE, 0, 0)?;
+    limit(libc::RLIMIT_FSIZE, 0, 0)?;
+    limit(libc::RLIMIT_NOFILE, 64, 64)?;
     stand_back();
     Ok(())
 }
@@ -50,9 +51,9 @@ type Resource = libc::c_int;
 
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "libc has no safe call for it")]
-fn limit(resource: Resource, value: u64) -> io::Result<()> {
-    let value = libc::rlim_t::try_from(value).unwrap_or(libc::RLIM_INFINITY);
-    let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+fn limit(resource: Resource, soft: u64, hard: u64) -> io::Result<()> {
+    let value = |value: u64| libc::rlim_t::try_from(value).unwrap_or(libc::RLIM_INFINITY);
+    let limit = libc::rlimit { rlim_cur: value(soft), rlim_max: value(hard) };
     // SAFETY: `limit` is a whole struct that outlives the call; the call keeps no pointer.
     match unsafe { libc::setrlimit(resource, &raw const limit) } {
         0 => Ok(()),

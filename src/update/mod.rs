@@ -142,13 +142,15 @@ pub enum Event {
         granted: bool,
     },
     /// The child process ended: the trial was passed, or why not.
-    Tried(Result<(), String>),
+    Tried(Result<(), trial::Failure>),
     /// The model asked for by [`Action::Run`], a package with this digest, looks at frames; or why it does not.
     Running(Result<Digest, String>),
     /// How the model on probation does.
     Sample(Sample),
     /// An operator wants to know now.
     CheckNow,
+    /// Messages were dropped on their way here: more came than there is room for.
+    Dropped,
 }
 
 /// How the model on probation does, since it took over.
@@ -234,6 +236,23 @@ pub enum Error {
     /// The package is not what its release says.
     #[error("{0}")]
     Stage(#[from] StageError),
+    /// What lay on this device's disk was damaged after it was verified.
+    #[error("{file} was damaged on this device's disk; what is damaged is fetched again")]
+    Spoiled {
+        /// The file.
+        file: &'static str,
+    },
+    /// The device could not try the package. Of the package nothing is known.
+    #[error("retry later: {0}")]
+    Local(String),
+    /// Messages of the repository were dropped because more came than the device takes.
+    #[error(
+        "no {topic} came, and other messages were dropped: more arrive than this device takes; find who publishes so many"
+    )]
+    Flooded {
+        /// The topic.
+        topic: String,
+    },
 }
 
 impl Error {
@@ -253,6 +272,9 @@ impl Error {
             Self::Clock => "clock",
             Self::Release { .. } => "release",
             Self::Stage(_) => "package",
+            Self::Spoiled { .. } => "storage",
+            Self::Local(_) => "trial",
+            Self::Flooded { .. } => "flood",
         }
     }
 }

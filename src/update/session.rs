@@ -50,6 +50,17 @@ enum Phase {
     Reverting,
 }
 
+/// A package that the device could not try: later, whatever the news.
+#[derive(Debug)]
+struct Delayed {
+    sha256: Digest,
+    attempt: u32,
+    /// Trials that could not be held.
+    times: u32,
+    until: Instant,
+    why: String,
+}
+
 /// Follows a repository. See [`crate::update`].
 #[derive(Debug)]
 pub struct Session<D> {
@@ -67,6 +78,10 @@ pub struct Session<D> {
     refusals: Floods,
     /// Package and attempt that the newest row on a received release is about.
     received: Option<(Digest, u32)>,
+    /// A package that the device could not try.
+    delayed: Option<Delayed>,
+    /// When messages were dropped on their way here.
+    dropped: Option<Instant>,
     /// A look is wanted.
     news: bool,
     failures: u32,
@@ -82,8 +97,13 @@ pub struct Session<D> {
 impl<D: Disk> Session<D> {
     /// A session over the update folder. Nothing is subscribed to yet.
     pub fn open(settings: Settings, disk: D) -> Self {
-        let slots = Slots::open(disk, &settings.model);
+        let mut slots = Slots::open(disk, &settings.model);
         let topics = RepoTopics::new(&settings.topic_root, &settings.repo);
+        let restored = slots.restored().map(|why| {
+            log::error!("update: {why}");
+            let detail = json!({ "decision": "restored", "reason": in_short(&why) });
+            Action::Audit { subject: "slots".to_owned(), detail }
+        });
         Self {
             settings,
             slots,
@@ -96,6 +116,8 @@ impl<D: Disk> Session<D> {
             reason: None,
             refusals: Floods::new(REFUSALS_SHARE),
             received: None,
+            delayed: None,
+            dropped: None,
             news: true,
             failures: 0,
             retry: None,
@@ -103,7 +125,7 @@ impl<D: Disk> Session<D> {
             told: None,
             watched_at: None,
             awaited: None,
-            actions: Vec::new(),
+            actions: restored.into_iter().collect(),
         }
     }
 
@@ -132,7 +154,14 @@ impl<D: Disk> Session<D> {
     /// The slot given by [`Session::boot`] cannot be loaded: the next one to try, `None` being the configured model.
     pub fn boot_failed(&mut self, slot: Slot, why: &str, moment: &Moment) -> Option<Slot> {
         let on_trial = self.slots.on_trial().is_some_and(|trial| trial.slot == slot);
+        let whole = self.slots.is_whole(slot);
         match self.slots.package(slot).cloned().filter(|_| on_trial) {
+            Some(_) if !whole => {
+                self.withdraw(slot);
+                let reason = "the slot on trial is damaged";
+                self.audit("slots", json!({ "decision": "repaired", "reason": reason }));
+                self.slots.confirmed().filter(|slot| self.slots.is_whole(*slot))
+            }
             Some(candidate) => {
                 self.reject(&candidate, UpdateOutcome::RolledBack, why, moment);
                 self.slots.confirmed().filter(|slot| self.slots.is_whole(*slot))
@@ -225,7 +254,8 @@ impl<D: Disk> Session<D> {
             Event::Tried(outcome) => self.on_tried(outcome, moment),
             Event::Running(outcome) => self.on_running(outcome, moment),
             Event::Sample(sample) => self.on_sample(&sample, moment),
-            Event::CheckNow => self.hear_news(),
+            Event::CheckNow => self.look_anew(moment),
+            Event::Dropped => self.dropped = Some(moment.now),
         }
         while let Some(topic) = self.mailbox.expired(moment.now) {
             self.actions.push(Action::Unsubscribe(topic.clone()));
@@ -248,7 +278,7 @@ impl<D: Disk> Session<D> {
         } else if self.awaited.is_some_and(over) {
             self.awaited = None;
             let topic = self.topics.metadata("timestamp.json");
-            self.fail(&Error::Absent { topic }, moment);
+            self.fail(&self.absent(topic, moment), moment);
         }
     }
 
@@ -259,6 +289,18 @@ impl<D: Disk> Session<D> {
             self.actions.push(Action::Subscribe(self.topics.head()));
             self.actions.push(Action::Subscribe(self.topics.metadata("timestamp.json")));
         }
+    }
+
+    /// Whatever is known of the repository is asked for again: it may be no longer what the broker keeps.
+    fn look_anew(&mut self, moment: &Moment) {
+        (self.watch, self.watched_at) = (Watch::default(), None);
+        if let Some(delayed) = &mut self.delayed {
+            delayed.until = moment.now;
+        }
+        if matches!(self.phase, Phase::Checking(..)) {
+            self.leave();
+        }
+        self.hear_news();
     }
 
     fn is_watched(&self, topic: &str) -> bool {
@@ -320,14 +362,18 @@ impl<D: Disk> Session<D> {
 
     /// Tried again later, sooner with news.
     fn fail(&mut self, error: &Error, moment: &Moment) {
-        let why = in_short(&error.to_string());
-        let wait = FIRST_RETRY.saturating_mul(1 << self.failures.min(10)).min(LONGEST_RETRY);
+        let wait = back_off(self.failures);
         self.failures += 1;
+        self.fail_for(error, wait, moment);
+    }
+
+    fn fail_for(&mut self, error: &Error, wait: Duration, moment: &Moment) {
+        let why = in_short(&error.to_string());
         self.retry = Some(moment.now + wait);
         if self.reason.as_ref() == Some(&why) {
             log::debug!("update: {why}");
         } else {
-            log::warn!("update: {why}; next attempt in {} s or with news", wait.as_secs());
+            log::warn!("update: {why}; next attempt in {} s at the latest", wait.as_secs());
         }
         let kind = error.kind();
         if self.refusals.admit(kind, moment.now) {
@@ -336,6 +382,15 @@ impl<D: Disk> Session<D> {
         }
         self.reason = Some(why);
         self.leave();
+    }
+
+    /// A topic has no message, or it was among those that were dropped.
+    fn absent(&self, topic: String, moment: &Moment) -> Error {
+        let recent = |at: Instant| moment.now.saturating_duration_since(at) < 2 * ABSENT_AFTER;
+        match self.dropped.is_some_and(recent) {
+            true => Error::Flooded { topic },
+            false => Error::Absent { topic },
+        }
     }
 
     /// Ends a look at the repository. A model on trial stays what it is: nothing that a broker does or leaves undone
@@ -362,4 +417,9 @@ impl<D: Disk> Session<D> {
     fn audit(&mut self, subject: &str, detail: serde_json::Value) {
         self.actions.push(Action::Audit { subject: subject.to_owned(), detail });
     }
+}
+
+/// Wait after so many failures in a row.
+fn back_off(failures: u32) -> Duration {
+    FIRST_RETRY.saturating_mul(1 << failures.min(10)).min(LONGEST_RETRY)
 }

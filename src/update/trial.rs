@@ -4,6 +4,7 @@
 //! The child prints one line of JSON, [`Report`], and ends. It never waits for anybody.
 
 use std::io::{self, Read};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -54,6 +55,26 @@ pub enum Report {
         /// For people.
         reason: String,
     },
+    /// The system did not let it try.
+    Unable {
+        /// For people.
+        reason: String,
+    },
+}
+
+/// Why a trial was not passed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// The model failed: it gave wrong answers, crashed, or was ended for what it takes.
+    Model(String),
+    /// The device could not try it; of the model nothing is known.
+    Device(String),
+}
+
+impl Failure {
+    fn device(what: &str, error: &io::Error) -> Self {
+        Self::Device(format!("{what}: {error}"))
+    }
 }
 
 /// A trial under way. The child is killed on drop.
@@ -69,12 +90,10 @@ impl Trial {
     /// Starts the child on a package file.
     ///
     /// # Errors
-    /// The system starts no process.
-    pub fn start(settings: &Settings, package: &Path, now: Instant) -> io::Result<Self> {
-        let words = settings.runner.iter().map(std::ffi::OsStr::new);
-        let mut words = words.chain([settings.program.as_os_str()]);
-        let mut command = Command::new(words.next().expect("there is at least the program"));
-        command.args(words).arg(COMMAND).arg("--package").arg(package);
+    /// [`Failure::Device`]: the system starts no process.
+    pub fn start(settings: &Settings, package: &Path, now: Instant) -> Result<Self, Failure> {
+        let mut command = program(settings);
+        command.arg(COMMAND).arg("--package").arg(package);
         if !settings.delegates.is_empty() {
             command.arg("--delegates").arg(settings.delegates.join(","));
         }
@@ -83,28 +102,30 @@ impl Trial {
         }
         // The child must not take the parent's place with the service manager.
         command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC");
-        let (reader, writer) = io::pipe()?;
-        let output = listen(reader)?;
+        let pipe = io::pipe().and_then(|(reader, writer)| Ok((listen(reader)?, writer)));
+        let (output, writer) = pipe.map_err(|error| Failure::device("the trial", &error))?;
         command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::null());
-        let child = command.spawn()?;
+        let child = command.spawn().map_err(|error| {
+            Failure::device(&format!("cannot start {}", settings.program.display()), &error)
+        })?;
         Ok(Self { child, output, deadline: now + settings.timeout, timeout: settings.timeout })
     }
 
     /// What came of it, once the child has ended or its time is up.
-    pub fn poll(&mut self, now: Instant) -> Option<Result<(), String>> {
+    pub fn poll(&mut self, now: Instant) -> Option<Result<(), Failure>> {
         match self.child.try_wait() {
             Ok(Some(status)) => Some(self.judge(status)),
             Ok(None) if now < self.deadline => None,
             Ok(None) => {
                 self.kill();
                 let seconds = self.timeout.as_secs();
-                Some(Err(format!("the trial did not end within {seconds} s")))
+                Some(Err(Failure::Model(format!("the trial did not end within {seconds} s"))))
             }
-            Err(error) => Some(Err(format!("the trial was lost: {error}"))),
+            Err(error) => Some(Err(Failure::device("the trial was lost", &error))),
         }
     }
 
-    fn judge(&mut self, status: ExitStatus) -> Result<(), String> {
+    fn judge(&mut self, status: ExitStatus) -> Result<(), Failure> {
         let mut text = Vec::new();
         while let Ok(bytes) = self.output.recv_timeout(LAST_WORDS) {
             text.extend(bytes);
@@ -115,10 +136,14 @@ impl Trial {
                 log::info!("update trial passed golden={golden} memory_mib={mebibytes}");
                 Ok(())
             }
-            Some(Report::Failed { reason }) => Err(format!("trial: {reason}")),
-            _ => Err(format!(
+            Some(Report::Failed { reason }) => Err(Failure::Model(format!("trial: {reason}"))),
+            Some(Report::Unable { reason }) => Err(Failure::Device(format!("trial: {reason}"))),
+            _ if is_from_outside(status) => Err(Failure::Device(format!(
+                "the trial was ended from outside ({status}): by somebody, or for want of memory"
+            ))),
+            _ => Err(Failure::Model(format!(
                 "the trial ended without a report ({status}): it crashed or took too much memory"
-            )),
+            ))),
         }
     }
 
@@ -137,6 +162,29 @@ impl Trial {
             self.child.id()
         );
     }
+}
+
+/// Our own binary. Where the system shows it, the very file that runs now: what lies at its path may have been replaced.
+fn program(settings: &Settings) -> Command {
+    const RUNS: &str = "/proc/self/exe";
+    let Some((runner, words)) = settings.runner.split_first() else {
+        if !Path::new(RUNS).exists() {
+            return Command::new(&settings.program);
+        }
+        let mut command = Command::new(RUNS);
+        command.arg0(&settings.program);
+        return command;
+    };
+    let mut command = Command::new(runner);
+    command.args(words).arg(&settings.program);
+    command
+}
+
+/// Signals that a process sends to others. Our own kill is not asked about, and the limits of a trial end it otherwise: by a signal
+/// of their own for time and files, by an error or an abort for memory.
+fn is_from_outside(status: ExitStatus) -> bool {
+    let signals = [libc::SIGKILL, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
+    status.signal().is_some_and(|signal| signals.contains(&signal))
 }
 
 /// What arrives at a pipe, up to [`MAX_REPORT_BYTES`], read by a thread of its own that ends with the pipe.
@@ -178,7 +226,7 @@ mod tests {
         (Trial::start(&settings, Path::new("a.tar"), now).unwrap(), now)
     }
 
-    fn outcome(script: &str) -> Result<(), String> {
+    fn outcome(script: &str) -> Result<(), Failure> {
         let (mut trial, now) = trial(script, Duration::from_secs(3600));
         loop {
             if let Some(outcome) = trial.poll(now) {
@@ -194,16 +242,57 @@ mod tests {
         assert_eq!(outcome(passed), Ok(()));
         let cases = [
             (format!("{passed}; exit 1"), "exit status: 1"),
-            (format!("{passed}; kill -9 $$"), "signal: 9"),
             (format!("{passed}; echo more"), "without a report"),
             (r#"echo '{"failed":{"reason":"found cat"}}'; exit 1"#.to_owned(), "trial: found cat"),
             ("head -c 60000 /dev/zero".to_owned(), "without a report"),
+            ("kill -ABRT $$".to_owned(), "signal: 6"),
+            ("kill -SEGV $$".to_owned(), "signal: 11"),
+            ("ulimit -S -t 1; while :; do :; done".to_owned(), "signal: 24"),
             ("exit 0".to_owned(), "without a report"),
         ];
         for (script, says) in cases {
-            let error = outcome(&script).unwrap_err();
-            assert!(error.contains(says), "{script}: {error}");
+            let Err(Failure::Model(why)) = outcome(&script) else { panic!("{script}") };
+            assert!(why.contains(says), "{script}: {why}");
         }
+    }
+
+    #[test]
+    fn a_trial_that_the_device_could_not_hold_says_nothing_of_the_model() {
+        let passed = r#"echo '{"passed":{"golden":1,"memory_bytes":null}}'"#;
+        let cases = [
+            (format!("{passed}; kill -9 $$"), "ended from outside (signal: 9"),
+            ("kill -9 $$".to_owned(), "ended from outside (signal: 9"),
+            ("kill -TERM $$".to_owned(), "ended from outside (signal: 15"),
+            (r#"echo '{"unable":{"reason":"no limits"}}'; exit 1"#.to_owned(), "trial: no limits"),
+        ];
+        for (script, says) in cases {
+            let Err(Failure::Device(why)) = outcome(&script) else { panic!("{script}") };
+            assert!(why.contains(says), "{script}: {why}");
+        }
+        let settings = Settings {
+            program: "ignored".into(),
+            runner: vec!["/nowhere/runner".into()],
+            delegates: Vec::new(),
+            labels: Vec::new(),
+            timeout: Duration::from_secs(5),
+        };
+        let now = crate::clock::Clock::now(&crate::clock::SystemClock);
+        let started = Trial::start(&settings, Path::new("a.tar"), now).map(drop);
+        let Err(Failure::Device(why)) = started else { panic!("it started") };
+        assert!(why.contains("cannot start ignored: No such file"), "{why}");
+    }
+
+    #[test]
+    fn a_program_that_was_replaced_or_removed_is_started_all_the_same() {
+        let settings = Settings {
+            program: "/nowhere/ocelli".into(),
+            runner: Vec::new(),
+            delegates: Vec::new(),
+            labels: Vec::new(),
+            timeout: Duration::from_secs(60),
+        };
+        let command = program(&settings);
+        assert_eq!(command.get_program(), "/proc/self/exe");
     }
 
     #[test]
@@ -220,7 +309,7 @@ mod tests {
         let (mut trial, now) = trial("exec sleep 1000", Duration::from_secs(5));
         assert_eq!(trial.poll(now + Duration::from_secs(4)), None);
         let error = trial.poll(now + Duration::from_secs(5)).unwrap().unwrap_err();
-        assert!(error.contains("within 5 s"), "{error}");
+        assert_eq!(error, Failure::Model("the trial did not end within 5 s".into()));
         assert!(trial.child.try_wait().unwrap().is_some());
     }
 }

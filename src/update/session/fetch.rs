@@ -6,9 +6,9 @@ use ocelli_protocol::model_state::UpdateOutcome;
 use ocelli_protocol::repository::MAX_CHUNK_BYTES;
 use serde_json::json;
 
-use super::{Phase, REST, Session};
+use super::{Delayed, Phase, REST, Session};
 use crate::model::disk::Disk;
-use crate::model::slots::StageError;
+use crate::model::slots::{INCOMING, StageError};
 use crate::update::check::{self, Check, Choice, Look};
 use crate::update::chunks::{Taken, Transfer};
 use crate::update::time::trusted_now;
@@ -18,9 +18,15 @@ impl<D: Disk> Session<D> {
     pub(super) fn begin_when_due(&mut self, moment: &Moment) {
         let passed = |at: Option<Instant>| at.is_none_or(|at| moment.now >= at);
         let due = self.news || self.retry.is_some_and(|at| moment.now >= at);
+        // What was looked at in vain may have been one message, and the broker keeps another.
+        let again = !self.news && due && self.failures > 0;
         let ready = matches!(self.phase, Phase::Idle) && self.watch.timestamp.is_some();
         if !(due && ready && passed(self.rest_until)) {
             return;
+        }
+        if again {
+            self.watched_at = None;
+            self.watch(moment);
         }
         (self.news, self.retry) = (false, None);
         self.rest_until = Some(moment.now + REST);
@@ -60,16 +66,17 @@ impl<D: Disk> Session<D> {
                 match check.came(&self.settings, topic, payload) {
                     Ok(None) => self.drive(moment),
                     Ok(Some(choice)) => self.chose(choice, moment),
+                    Err(Error::Absent { topic }) => self.fail(&self.absent(topic, moment), moment),
                     Err(error) => self.fail(&error, moment),
                 }
             }
             Phase::Index(..) => match payload {
                 Some(bytes) => self.index_came(bytes, moment),
-                None => self.fail(&Error::Absent { topic: topic.to_owned() }, moment),
+                None => self.fail(&self.absent(topic.to_owned(), moment), moment),
             },
             Phase::Fetching(transfer) => {
                 let Some(bytes) = payload else {
-                    return self.fail(&Error::Absent { topic: topic.to_owned() }, moment);
+                    return self.fail(&self.absent(topic.to_owned(), moment), moment);
                 };
                 let digest = topic.rsplit('/').next().and_then(|name| name.parse().ok());
                 let Some(digest) = digest.filter(|_| bytes.len() <= MAX_CHUNK_BYTES) else {
@@ -96,6 +103,10 @@ impl<D: Disk> Session<D> {
             Choice::Nothing(why) => return self.rest(&why),
             Choice::Package(candidate, release) => (candidate, release),
         };
+        if let Some(reason) = self.slots.contradiction(&candidate) {
+            let path = candidate.title();
+            return self.fail(&Error::Release { path, reason }, moment);
+        }
         if candidate.sha256 == self.running {
             return self.rest(&format!("{} runs", candidate.title()));
         }
@@ -105,6 +116,15 @@ impl<D: Disk> Session<D> {
             return self.rest(&why);
         }
         let (sha256, attempt) = (candidate.sha256, candidate.attempt);
+        if let Some(Delayed { until, why, .. }) =
+            self.delayed.as_ref().filter(|one| (one.sha256, one.attempt) == (sha256, attempt))
+            && moment.now < *until
+        {
+            let (until, why) = (*until, why.clone());
+            self.rest(&why);
+            self.retry = Some(until);
+            return;
+        }
         // A broker that withholds a chunk, or has each look end in another way, does not cause a row each time.
         if self.received.replace((sha256, attempt)) != Some((sha256, attempt)) {
             let detail = json!({ "decision": "received", "sha256": sha256, "attempt": attempt });
@@ -162,6 +182,10 @@ impl<D: Disk> Session<D> {
         let checked = match self.slots.check_incoming(&candidate, &index_bytes) {
             Ok(checked) => checked,
             Err(StageError::Disk(error)) => return self.fail(&error.into(), moment),
+            // Each chunk had its digest when it came.
+            Err(StageError::Digest { .. }) if !self.slots.has_incoming(&index_bytes) => {
+                return self.fail(&Error::Spoiled { file: INCOMING }, moment);
+            }
             Err(refused) => {
                 // What the keys signed will not become better by fetching it again.
                 if let Err(error) = self.slots.discard_incoming() {

@@ -1,13 +1,20 @@
 //! From a package in a slot to a model that is trusted, or to the one before: trial, swap, probation, rejection.
 
+use std::time::Duration;
+
 use ocelli_protocol::model_state::{LastUpdate, UpdateOutcome};
 use ocelli_protocol::repository::Digest;
 use serde_json::json;
 
-use super::{FRAMES_FOR_LATENCY, Phase, Session};
+use super::{Delayed, FRAMES_FOR_LATENCY, Phase, Session, back_off};
 use crate::model::disk::Disk;
 use crate::model::slots::{Candidate, MOST_STARTS, Slot, Stage};
-use crate::update::{Action, Moment, Sample, in_short};
+use crate::update::trial::Failure;
+use crate::update::{Action, Error, Moment, Sample, in_short};
+
+/// Trials that the device could not hold, before it waits a day for the next.
+const MOST_TIMES: u32 = 8;
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 impl<D: Disk> Session<D> {
     /// Ends a trial or probation; `None` when there is none.
@@ -47,15 +54,22 @@ impl<D: Disk> Session<D> {
         self.tell();
     }
 
-    pub(super) fn on_tried(&mut self, outcome: Result<(), String>, moment: &Moment) {
+    pub(super) fn on_tried(&mut self, outcome: Result<(), Failure>, moment: &Moment) {
         if !matches!(self.phase, Phase::Trying(..)) {
             return log::debug!("update: a trial ended that nobody waits for");
         }
         let Phase::Trying(slot, candidate) = std::mem::replace(&mut self.phase, Phase::Idle) else {
             return;
         };
-        if let Err(why) = outcome {
-            return self.reject(&candidate, UpdateOutcome::Rejected, &why, moment);
+        match outcome {
+            Ok(()) => self.delayed = None,
+            Err(Failure::Device(why)) => return self.put_off(slot, &candidate, why, moment),
+            Err(Failure::Model(_)) if !self.slots.is_whole(slot) => {
+                return self.put_off(slot, &candidate, damaged(slot), moment);
+            }
+            Err(Failure::Model(why)) => {
+                return self.reject(&candidate, UpdateOutcome::Rejected, &why, moment);
+            }
         }
         if let Err(error) = self.slots.begin(slot, Stage::Probation, candidate.attempt) {
             return self.fail(&error.into(), moment);
@@ -72,6 +86,9 @@ impl<D: Disk> Session<D> {
                 self.audit(&candidate.title(), json!({ "decision": "probation", "slot": slot }));
                 self.phase = Phase::Probation { slot, candidate, since: moment.now };
                 self.tell();
+            }
+            (Phase::Swapping(slot, candidate), Err(_)) if !self.slots.is_whole(slot) => {
+                self.put_off(slot, &candidate, damaged(slot), moment);
             }
             (Phase::Swapping(_, candidate), Err(why)) => {
                 self.reject(&candidate, UpdateOutcome::Rejected, &why, moment);
@@ -124,6 +141,28 @@ impl<D: Disk> Session<D> {
         }
     }
 
+    /// The device could not try the package: that says nothing of it. Tried again later and ever later, whatever the news; after
+    /// [`MOST_TIMES`] once a day. A look that an operator asks for does not wait.
+    fn put_off(&mut self, slot: Slot, candidate: &Candidate, why: String, moment: &Moment) {
+        self.withdraw(slot);
+        let (sha256, attempt) = (candidate.sha256, candidate.attempt);
+        let before =
+            self.delayed.take().filter(|one| (one.sha256, one.attempt) == (sha256, attempt));
+        let times = before.map_or(0, |one| one.times) + 1;
+        let wait = if times < MOST_TIMES { back_off(times - 1) } else { DAY };
+        let error = Error::Local(why);
+        let (until, why) = (moment.now + wait, error.to_string());
+        self.delayed = Some(Delayed { sha256, attempt, times, until, why });
+        self.fail_for(&error, wait, moment);
+    }
+
+    /// Ends a trial without a verdict; what is damaged of the slot is forgotten.
+    pub(super) fn withdraw(&mut self, slot: Slot) {
+        if let Err(error) = self.slots.withdraw(slot) {
+            log::error!("update: the end of the trial is not remembered: {error}");
+        }
+    }
+
     fn roll_back(&mut self, candidate: &Candidate, why: &str, moment: &Moment) {
         self.reject(candidate, UpdateOutcome::RolledBack, why, moment);
         self.phase = Phase::Reverting;
@@ -144,9 +183,13 @@ impl<D: Disk> Session<D> {
         if let Err(error) = self.slots.reject(candidate, last(candidate, outcome, why, moment)) {
             log::error!("update: the rejection is not remembered: {error}");
         }
-        self.phase = Phase::Idle;
+        (self.phase, self.delayed) = (Phase::Idle, None);
         self.settle();
     }
+}
+
+fn damaged(slot: Slot) -> String {
+    format!("{} was damaged on this device's disk after it was verified", slot.file())
 }
 
 fn last(candidate: &Candidate, outcome: UpdateOutcome, why: &str, moment: &Moment) -> LastUpdate {

@@ -6,6 +6,7 @@ use ocelli_tuf::Json;
 use super::world::{CHUNK, Device, MODEL, Repository, digest, key, now, package};
 use crate::model::power_cut::PowerCut;
 use crate::model::slots::Slot;
+use crate::update::trial::Failure;
 
 fn world() -> (Repository, Device<PowerCut>) {
     let mut repository = Repository::new();
@@ -187,7 +188,7 @@ fn a_hostile_broker_cannot_push_old_rows_out_of_the_audit_log() {
 fn many_rejections_with_long_reasons_leave_a_record_that_can_be_read() {
     let (mut repository, disk) = (Repository::new(), PowerCut::default());
     let mut device = Device::boot(repository.settings(), disk.clone(), &package("1.0.0"));
-    device.trial = Err("\u{1}".repeat(16_000));
+    device.trial = Err(Failure::Model("\u{1}".repeat(16_000)));
     for number in 1..=40 {
         let version = format!("2.0.{number}");
         repository.release(&version, &package(&version));

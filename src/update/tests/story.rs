@@ -10,6 +10,7 @@ use super::world::{CHUNK, Device, MODEL, Repository, digest, now, package};
 use crate::clock::UnixTime;
 use crate::model::power_cut::PowerCut;
 use crate::model::slots::Slot;
+use crate::update::trial::Failure;
 use crate::update::{Clock, ClockRule, RELEASED, Sample};
 
 fn two() -> Repository {
@@ -82,11 +83,11 @@ fn a_failed_trial_or_load_is_remembered_until_the_attempt_is_raised() {
     for by_trial in [true, false] {
         let (mut repository, disk) = (two(), PowerCut::default());
         let mut device = boot(&repository, &disk);
-        let failure = Err("it eats memory".to_owned());
+        let failure = "it eats memory".to_owned();
         if by_trial {
-            device.trial = failure;
+            device.trial = Err(Failure::Model(failure));
         } else {
-            device.swap = failure;
+            device.swap = Err(failure);
         }
         device.live(&repository.broker, 60);
         assert_eq!(outcome(&device), (UpdateOutcome::Rejected, "it eats memory".to_owned()));

@@ -18,6 +18,7 @@ use crate::clock::UnixTime;
 use crate::model::disk::Disk;
 use crate::model::slots::Slot;
 use crate::model::{Package, Sha256};
+use crate::update::trial::Failure;
 use crate::update::{
     Action, Clock, ClockRule, Event, Moment, Probation, RELEASED, Sample, Session, Settings,
 };
@@ -28,6 +29,11 @@ pub(super) const CHUNK: usize = 6 * 1024;
 
 /// The canonical tar of the test package under another version.
 pub(super) fn package(version: &str) -> Vec<u8> {
+    package_with(version, "Apache-2.0")
+}
+
+/// The same with another licence: another content of the version, and as good.
+pub(super) fn package_with(version: &str, license: &str) -> Vec<u8> {
     static FILES: LazyLock<Vec<(String, Vec<u8>)>> = LazyLock::new(|| {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny-classifier");
         let package = Package::open(folder.as_ref()).unwrap();
@@ -40,7 +46,7 @@ pub(super) fn package(version: &str) -> Vec<u8> {
         let bytes = match name.as_str() {
             "manifest.toml" => {
                 let text = String::from_utf8(bytes.clone()).unwrap();
-                text.replace("0.1.0", version).into_bytes()
+                text.replace("0.1.0", version).replace("Apache-2.0", license).into_bytes()
             }
             _ => bytes.clone(),
         };
@@ -252,7 +258,7 @@ pub(super) struct Device<D> {
     pub(super) now: Instant,
     pub(super) wall: UnixTime,
     pub(super) clock: Clock,
-    pub(super) trial: Result<(), String>,
+    pub(super) trial: Result<(), Failure>,
     pub(super) trial_ends: bool,
     pub(super) swap: Result<(), String>,
     pub(super) sample: Sample,
@@ -330,6 +336,11 @@ impl<D: Disk> Device<D> {
         for topic in self.subscribed.clone() {
             self.deliver(&topic, topics);
         }
+        self.pass(topics, seconds);
+    }
+
+    /// The same, and nothing was published since.
+    pub(super) fn pass(&mut self, topics: &BTreeMap<String, Vec<u8>>, seconds: u64) {
         for _ in 0..seconds {
             self.now += Duration::from_secs(1);
             self.events.push_back(Event::Tick);
@@ -349,6 +360,11 @@ impl<D: Disk> Device<D> {
         let Some(actions) = self.session.abort(&moment) else { return false };
         self.perform(actions, topics);
         true
+    }
+
+    /// An event of the agent's own.
+    pub(super) fn happens(&mut self, event: Event) {
+        self.events.push_back(event);
     }
 
     pub(super) fn send(&mut self, topic: &str, payload: &[u8]) {
