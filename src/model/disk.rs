@@ -213,7 +213,8 @@ mod tests {
         fs::write(outside.path(), "mine").unwrap();
         let folder = tempfile::tempdir().unwrap();
         let mut disk = Folder::open(folder.path(), &[]).unwrap();
-        let make: [(&str, &dyn Fn(&std::path::Path)); 2] = [
+        type Make<'a> = &'a dyn Fn(&std::path::Path);
+        let make: [(&str, Make<'_>); 2] = [
             ("link", &|path| std::os::unix::fs::symlink(outside.path(), path).unwrap()),
             ("pipe", &|path| {
                 assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
