@@ -131,12 +131,12 @@ fn the_cpu_provider_runs_the_zoo_classifier() {
     classifies(&ort(&[]));
 }
 
-/// Worker, plug-in and ONNX Runtime for aarch64, each of them emulated: `tests/npu/aarch64.sh`. `OCELLI_AARCH64_RUNNER` are the
-/// emulator's words.
+/// Worker, plug-in and ONNX Runtime for aarch64, each of them emulated: `tests/npu/aarch64.sh`. `OCELLI_ORT` is then of that kind,
+/// and `OCELLI_AARCH64_RUNNER` are the emulator's words.
 #[test]
 #[ignore = "make test-npu"]
 fn the_cpu_provider_runs_the_zoo_classifier_on_aarch64() {
-    let mut settings = ort(&[("library", &variable("OCELLI_AARCH64_ORT"))]);
+    let mut settings = ort(&[]);
     settings.program = variable("OCELLI_AARCH64_WORKER").into();
     settings.plugin = variable("OCELLI_AARCH64_PLUGIN").into();
     let runner = variable("OCELLI_AARCH64_RUNNER");

@@ -38,6 +38,6 @@ echo "ok: a Relu on the CPU provider for aarch64, emulated"
 echo "== the agent with a worker for aarch64, the zoo's classifier"
 cross/setup.sh aarch64-unknown-linux-musl
 worker=$(cross/worker.sh aarch64-unknown-linux-gnu)
-OCELLI_AARCH64_ORT=$library OCELLI_AARCH64_WORKER=$worker OCELLI_AARCH64_PLUGIN=$work/ort-aarch64.so \
+OCELLI_ORT=$library OCELLI_AARCH64_WORKER=$worker OCELLI_AARCH64_PLUGIN=$work/ort-aarch64.so \
     OCELLI_AARCH64_RUNNER="qemu-aarch64-static -cpu cortex-a76 -L $root" \
     cargo test --locked --workspace --test npu_vendor -- --ignored --exact --nocapture the_cpu_provider_runs_the_zoo_classifier_on_aarch64
