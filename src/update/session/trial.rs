@@ -62,11 +62,12 @@ impl<D: Disk> Session<D> {
             return;
         };
         match outcome {
-            Ok(()) => self.delayed = None,
             Err(Failure::Device(why)) => return self.put_off(slot, &candidate, why, moment),
-            Err(Failure::Model(_)) if !self.slots.is_whole(slot) => {
+            // Also what passed: the child may have read it before it was damaged.
+            _ if !self.slots.is_whole(slot) => {
                 return self.put_off(slot, &candidate, damaged(slot), moment);
             }
+            Ok(()) => self.delayed = None,
             Err(Failure::Model(why)) => {
                 return self.reject(&candidate, UpdateOutcome::Rejected, &why, moment);
             }
