@@ -152,9 +152,10 @@ pub(super) fn open(disk: &mut dyn Disk, model: &Id) -> (Record, Option<String>) 
         },
         Err(error) => error.to_string(),
     };
+    let record_was_there = !matches!(&read, Err(error) if error.kind() == io::ErrorKind::NotFound);
     let kept = match &read {
         Ok(bytes) => replace(disk, BAD, bytes),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(_) if !record_was_there => Ok(()),
         Err(_) => disk.rename(RECORD, BAD).and_then(|()| disk.sync_folder("")),
     };
     let record = restored(disk, model);
@@ -165,9 +166,9 @@ pub(super) fn open(disk: &mut dyn Disk, model: &Id) -> (Record, Option<String>) 
     };
     let runs = record.trusted().map_or("the configured model", |_| "the trusted one");
     let (a, b) = (told(&record.a), told(&record.b));
-    let mut text = format!(
-        "{RECORD} is damaged ({wrong}) and kept as {BAD}; slot a holds {a}, b {b}, {runs} runs"
-    );
+    let aside = if record_was_there { format!(", it is kept as {BAD}") } else { String::new() };
+    let mut text =
+        format!("{RECORD} is lost ({wrong}){aside}; slot a holds {a}, b {b}, {runs} runs");
     if let Err(error) = written {
         text = format!("{text}; {error}");
     }
