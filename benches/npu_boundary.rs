@@ -1,7 +1,7 @@
 //! What the process boundary costs: the reference plug-in on one small segment, called in this process and through the worker.
 //!
-//! `cargo bench --profile kernels --bench npu_boundary`, after `cargo build --profile kernels -p ocelli-npu-worker`. Prints
-//! microseconds: least, median, 99th percentile.
+//! `cargo bench --bench npu_boundary`, after `cargo build --release -p ocelli-npu-worker`. Prints microseconds: least,
+//! median, 99th percentile.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
