@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ocelli_protocol::message::Findings;
+use ocelli_protocol::repository::Digest;
 
 use crate::agent::settings::Misfit;
 use crate::agent::{ModelSettings, choice, gate};
@@ -100,6 +101,15 @@ pub enum ModelError {
 /// # Errors
 /// [`ModelError`] names the package and the step.
 pub fn load(settings: &ModelSettings, clock: &Arc<dyn Clock>) -> Result<Loaded, ModelError> {
+    load_this(settings, None, clock)
+}
+
+/// [`load`], but only the package with this digest: a file may have been changed since it was verified.
+pub(super) fn load_this(
+    settings: &ModelSettings,
+    verified: Option<Digest>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Loaded, ModelError> {
     let mut known = delegate_names();
     known.extend(settings.accelerators.plugins.iter().map(|plugin| plugin.name.clone()));
     if let Some(name) = settings.delegates.iter().find(|name| !known.contains(name)) {
@@ -107,6 +117,13 @@ pub fn load(settings: &ModelSettings, clock: &Arc<dyn Clock>) -> Result<Loaded, 
     }
     let path = settings.path.clone();
     let mut spec = Package::open(&settings.path)?.into_spec();
+    let found = Digest(spec.sha256().0);
+    if let Some(verified) = verified.filter(|verified| *verified != found) {
+        let detail = format!(
+            "it is not the package that was verified: sha256 is {found}, was {verified}; it was changed on this device's disk"
+        );
+        return Err(ModelError::Unfit { path, detail });
+    }
     let plugins = gate::plugins_for(&spec, &settings.accelerators.plugins);
     let chosen = settings
         .profile
@@ -229,6 +246,16 @@ mod tests {
 
     fn clock() -> Arc<dyn Clock> {
         Arc::new(SystemClock)
+    }
+
+    #[test]
+    fn only_the_package_that_was_verified_is_loaded() {
+        let settings = settings(&["tract"]);
+        let found = Digest(load(&settings, &clock()).unwrap().spec.sha256().0);
+        assert!(load_this(&settings, Some(found), &clock()).is_ok());
+        let verified = Digest([7; 32]);
+        let error = load_this(&settings, Some(verified), &clock()).err().unwrap().to_string();
+        assert!(error.contains(&format!("sha256 is {found}, was {verified}")), "{error}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::agent::AgentError;
 use crate::agent::health::clock_state;
-use crate::agent::load::{Loaded, ModelError, load};
+use crate::agent::load::{Loaded, ModelError, load_this};
 use crate::agent::settings::{Misfit, ModelSettings, UpdateSettings};
 use crate::clock::Clock;
 use crate::model::ModelSpec;
@@ -120,9 +120,10 @@ impl Updates {
             Some(slot) => self.folder.join(slot.file()),
             None => self.model.path.clone(),
         };
+        let verified = slot.and_then(|slot| Some(self.session.package(slot)?.sha256));
         let mut settings = ModelSettings { path, ..self.model.clone() };
         settings.accelerators.misfit = misfit;
-        load(&settings, &self.clock)
+        load_this(&settings, verified, &self.clock)
     }
 
     /// Starts the thread, once the pipeline runs.

@@ -46,8 +46,8 @@ enum Phase {
         candidate: Candidate,
         since: Instant,
     },
-    /// The agent goes back to the confirmed model.
-    Reverting,
+    /// The agent goes back to the confirmed model, or to the configured one, `None`.
+    Reverting(Option<Slot>),
 }
 
 /// A package that the device could not try: later, whatever the news.
@@ -199,7 +199,7 @@ impl<D: Disk> Session<D> {
     #[must_use]
     pub fn state(&self) -> UpdateState {
         let (state, target, progress) = match &self.phase {
-            Phase::Idle | Phase::Reverting => (UpdatePhase::Idle, None, None),
+            Phase::Idle | Phase::Reverting(_) => (UpdatePhase::Idle, None, None),
             Phase::Checking(..) => (UpdatePhase::Checking, None, None),
             Phase::Index(candidate, _) => (UpdatePhase::Fetching, Some(candidate), None),
             Phase::Fetching(transfer) => {

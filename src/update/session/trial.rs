@@ -94,17 +94,19 @@ impl<D: Disk> Session<D> {
             (Phase::Swapping(_, candidate), Err(why)) => {
                 self.reject(&candidate, UpdateOutcome::Rejected, &why, moment);
             }
-            (Phase::Reverting, Ok(running)) => {
+            (Phase::Reverting(_), Ok(running)) => {
                 self.running = running;
                 self.tell();
             }
-            (Phase::Reverting, Err(why)) => {
-                // The rejected model goes on; the next start of the agent begins with the confirmed one.
-                log::error!("update: the confirmed model does not load: {why}");
-                self.audit(
-                    "slots",
-                    json!({ "decision": "revert-failed", "reason": in_short(&why) }),
-                );
+            (Phase::Reverting(to), Err(why)) => {
+                let which = to.map_or("configured", |_| "confirmed");
+                log::error!("update: the {which} model does not load: {why}");
+                let reason = format!("the {which} model: {}", in_short(&why));
+                self.audit("slots", json!({ "decision": "revert-failed", "reason": reason }));
+                // Without the configured one, too, the rejected model goes on until the agent is started anew.
+                if to.is_some() {
+                    self.go_back(None);
+                }
             }
             (other, _) => self.phase = other,
         }
@@ -166,8 +168,12 @@ impl<D: Disk> Session<D> {
 
     fn roll_back(&mut self, candidate: &Candidate, why: &str, moment: &Moment) {
         self.reject(candidate, UpdateOutcome::RolledBack, why, moment);
-        self.phase = Phase::Reverting;
-        self.actions.push(Action::Run(self.slots.confirmed()));
+        self.go_back(self.slots.confirmed());
+    }
+
+    fn go_back(&mut self, to: Option<Slot>) {
+        self.phase = Phase::Reverting(to);
+        self.actions.push(Action::Run(to));
     }
 
     pub(super) fn reject(

@@ -119,6 +119,24 @@ fn a_slot_damaged_in_its_probation_is_fetched_again() {
 }
 
 #[test]
+fn when_the_model_to_go_back_to_is_damaged_the_configured_one_takes_over() {
+    let (mut repository, disk) = (two(), PowerCut::default());
+    let mut device = boot(&repository, &disk);
+    device.live(&repository.broker, 30);
+    is_confirmed(&device, "2.0.0");
+    let confirmed = device.runs;
+    repository.release("3.0.0", &package("3.0.0"));
+    repository.roll_out("3.0.0", 1);
+    device.live(&repository.broker, 1);
+    assert_eq!(device.state().state, UpdatePhase::Probation);
+    device.damaged = confirmed;
+    assert!(device.abort(&repository.broker));
+    device.pass(&repository.broker, 1);
+    assert_eq!((device.runs, count(&device, "revert-failed")), (None, 1));
+    assert_eq!(device.trust(), Trust::Confirmed);
+}
+
+#[test]
 fn a_trial_that_cannot_be_held_is_tried_ever_later_and_never_held_against_the_package() {
     let (mut repository, disk) = (two(), PowerCut::default());
     let mut device = boot(&repository, &disk);

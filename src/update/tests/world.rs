@@ -261,6 +261,8 @@ pub(super) struct Device<D> {
     pub(super) trial: Result<(), Failure>,
     pub(super) trial_ends: bool,
     pub(super) swap: Result<(), String>,
+    /// Slot that does not load.
+    pub(super) damaged: Option<Slot>,
     pub(super) sample: Sample,
     /// What was asked of the broker since it was last cleared.
     pub(super) asked: Vec<String>,
@@ -287,6 +289,7 @@ impl<D: Disk> Device<D> {
             trial: Ok(()),
             trial_ends: true,
             swap: Ok(()),
+            damaged: None,
             sample: Sample { finished: 1000, ..Sample::default() },
             asked: Vec::new(),
             audit: Vec::new(),
@@ -392,11 +395,14 @@ impl<D: Disk> Device<D> {
                 Action::Try(_) if !self.trial_ends => {}
                 Action::Try(_) => self.events.push_back(Event::Tried(self.trial.clone())),
                 Action::Run(slot) => {
-                    if self.swap.is_ok() {
+                    let outcome = match slot.filter(|slot| self.damaged == Some(*slot)) {
+                        Some(_) => Err("it is not the package that was verified".to_owned()),
+                        None => self.swap.clone().map(|()| self.running(slot)),
+                    };
+                    if outcome.is_ok() {
                         self.runs = slot;
                     }
-                    let running = self.running(slot);
-                    self.events.push_back(Event::Running(self.swap.clone().map(|()| running)));
+                    self.events.push_back(Event::Running(outcome));
                 }
                 Action::StopTrial => self.events.retain(|event| !matches!(event, Event::Tried(_))),
                 Action::Tell => {}
