@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::agent::AgentError;
 use crate::agent::health::clock_state;
-use crate::agent::load::{Loaded, ModelError, load_this};
+use crate::agent::load::{Loaded, ModelError, load, load_this};
 use crate::agent::settings::{Misfit, ModelSettings, UpdateSettings};
 use crate::clock::Clock;
 use crate::model::ModelSpec;
