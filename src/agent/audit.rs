@@ -20,9 +20,6 @@ const MOST_ROW_BYTES: usize = MAX_OUTGOING_BYTES - 4096;
 const MOST_DETAIL_BYTES: usize = 8 * 1024;
 /// Requests of one kind within this time share a row of the audit log, at first.
 const FLOOD_WINDOW: Duration = Duration::from_secs(60);
-/// Requests with rows of their own: so many at once, and one more in each of so much time.
-const ROWS_AT_ONCE: u32 = 100;
-const ONE_MORE_IN: Duration = Duration::from_secs(900);
 
 /// A row to be written; no text in it is long.
 pub(super) fn entry(at: UnixTime, kind: &str, subject: &str, detail: &Value) -> AuditEntry {
@@ -71,40 +68,26 @@ fn document(row: &AuditRow) -> Value {
 }
 
 /// Which requests get a row of the audit log. Whoever may send requests must not push older rows out of it.
-pub(super) struct Requests {
-    floods: Floods,
-    /// Rows left, and when the next one was added.
-    left: (u32, Instant),
-}
+pub(super) struct Requests(Floods);
 
 impl Requests {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { floods: Floods::new(FLOOD_WINDOW), left: (ROWS_AT_ONCE, now) }
+    pub(super) fn new() -> Self {
+        Self(Floods::new(FLOOD_WINDOW))
     }
 
     /// Whether a request that was done or refused gets a row of its own.
     pub(super) fn admit(&mut self, now: Instant) -> bool {
-        let (left, since) = &mut self.left;
-        let earned = now.saturating_duration_since(*since).as_secs() / ONE_MORE_IN.as_secs();
-        if earned > 0 {
-            let earned = u32::try_from(earned).unwrap_or(ROWS_AT_ONCE);
-            (*left, *since) = (left.saturating_add(earned).min(ROWS_AT_ONCE), now);
-        }
-        if *left > 0 {
-            *left -= 1;
-            return true;
-        }
-        self.floods.admit("many", now)
+        self.0.admit_alone(now) || self.0.admit("many", now)
     }
 
     /// Whether a request of a kind that may come in floods gets one.
     pub(super) fn admit_kind(&mut self, kind: &'static str, now: Instant) -> bool {
-        self.floods.admit(kind, now)
+        self.0.admit(kind, now)
     }
 
     /// Kinds of requests of which more came than have rows, and how many: for a row each.
     pub(super) fn ended(&mut self, now: Instant) -> Vec<(&'static str, u64)> {
-        self.floods.ended(now)
+        self.0.ended(now)
     }
 }
 
@@ -163,20 +146,33 @@ mod tests {
         assert_eq!(numbers(&page(&rows)), [0, 1, 2]);
     }
 
-    #[test]
-    fn a_month_of_requests_fills_less_than_a_third_of_the_log() {
+    /// Rows, and requests that they tell of, of a month with one request of each kind in each of so many seconds.
+    fn month(every: u64) -> (u64, u64, u64) {
         let start = Instant::now();
-        let mut requests = Requests::new(start);
-        let (mut rows, mut counted) = (0_u64, 0);
-        for second in 0..30 * 24 * 3600_u64 {
-            let now = start + Duration::from_secs(second);
-            rows += u64::from(requests.admit(now)) + u64::from(requests.admit_kind("busy", now));
-            for (_, more) in requests.ended(now) {
-                (rows, counted) = (rows + 1, counted + more);
+        let mut requests = Requests::new();
+        let (mut rows, mut told, mut sent) = (0, 0, 0);
+        for second in (0..30 * 24 * 3600).step_by(30) {
+            while sent * every <= second {
+                let now = start + Duration::from_secs(sent * every);
+                let kinds = ["busy", "repeated", "ignored"];
+                let kinds = kinds.map(|kind| u64::from(requests.admit_kind(kind, now)));
+                let alone = u64::from(requests.admit(now)) + kinds.iter().sum::<u64>();
+                (rows, told, sent) = (rows + alone, told + alone, sent + 1);
+            }
+            for (_, more) in requests.ended(start + Duration::from_secs(second)) {
+                (rows, told) = (rows + 1, told + more);
             }
         }
-        // At about 300 bytes each; the log has 4 MiB.
-        assert!(rows * 300 * 3 < 4 << 20, "{rows} rows");
-        assert!(counted > 4_000_000, "{counted}");
+        (rows, told, 4 * sent)
+    }
+
+    #[test]
+    fn a_month_of_requests_gets_at_most_24_rows_a_day_however_slowly_they_come() {
+        for every in [5, 61, 121, 300, 601, 3601, 7201] {
+            let (rows, told, sent) = month(every);
+            assert!(rows <= 40 + 30 * 24, "in {every} s: {rows} rows");
+            // But for what the last windows, of a day at most, still count.
+            assert!(told + 4 * 2 * 24 * 3600 / every + 4 >= sent, "in {every} s: {told} of {sent}");
+        }
     }
 }

@@ -202,7 +202,7 @@ impl Service {
             power: None,
             accelerators,
             snapshots: 0,
-            requests: audit::Requests::new(now),
+            requests: audit::Requests::new(),
             repository,
             update: UpdateState { state, target: None, progress: None, reason: None, last: None },
             connected: false,

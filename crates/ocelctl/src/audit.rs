@@ -23,7 +23,7 @@ use crate::{Failure, absent, files, written};
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "A row is one line of JSON. The log is whole when every row's digest covers the one before, and the \
-    last digest is the head that the device told in `health`."
+    head that the device told in `health` is among them. Without a head nothing shows that the end is whole."
 )]
 pub(crate) struct Arguments {
     /// Device whose log is fetched
@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     /// Verify this file, without a broker
     #[arg(long, value_name = "FILE", conflicts_with = "device")]
     file: Option<PathBuf>,
-    /// Digest that the last row must have, as `health` told it
+    /// Digest that a row must have, as `health` told it
     #[arg(long, value_name = "SHA256", requires = "file")]
     head: Option<Digest>,
     /// Keep the rows in this file
@@ -68,9 +68,19 @@ struct Page {
     more: Option<bool>,
 }
 
+/// What shows that the end of the log is whole.
+enum Told {
+    Nothing,
+    /// A row must have this digest.
+    Head(Digest),
+    /// The row of this number must have this digest, if the log has the row: what came after it was told is covered by
+    /// nothing yet, and it may have been removed by age.
+    ByDevice(u64, Digest),
+}
+
 /// Runs `ocelctl audit`.
 pub(crate) async fn run(arguments: Arguments, out: &mut dyn Write) -> Result<(), Failure> {
-    let (rows, head) = match (&arguments.file, &arguments.device) {
+    let (rows, told) = match (&arguments.file, &arguments.device) {
         (Some(file), _) => {
             let text = String::from_utf8_lossy(&files::read(file)?).into_owned();
             let row = |(line, text): (usize, &str)| {
@@ -79,38 +89,66 @@ pub(crate) async fn run(arguments: Arguments, out: &mut dyn Write) -> Result<(),
                 })
             };
             let rows: Result<Vec<Row>, Failure> = text.lines().enumerate().map(row).collect();
-            (rows?, arguments.head)
+            (rows?, arguments.head.map_or(Told::Nothing, Told::Head))
         }
         (None, Some(device)) => {
             let (rows, head) = fetch(&arguments, device).await?;
-            // What came after the head was told is covered by nothing yet, and need not be.
-            let head = head.and_then(|head| {
-                let known = rows.iter().any(|row| row.number == head.number);
-                known.then(|| head.sha256.parse().ok()).flatten()
-            });
-            (rows, head)
+            let told =
+                head.and_then(|head| Some(Told::ByDevice(head.number, head.sha256.parse().ok()?)));
+            (rows, told.unwrap_or(Told::Nothing))
         }
         (None, None) => return Err(Failure::new("which device? Or --file")),
     };
-    let lines: Vec<String> =
-        rows.iter().map(|row| serde_json::to_string(row).expect("a row is plain JSON")).collect();
+    let lines: Vec<String> = rows
+        .iter()
+        .map(|row| serde_json::to_string(row).expect("a row is plain JSON") + "\n")
+        .collect();
     match &arguments.save {
-        Some(path) => files::write(path, (lines.join("\n") + "\n").as_bytes(), Place::Public)?,
-        None => lines.iter().try_for_each(|line| written(writeln!(out, "{line}")))?,
+        Some(path) => files::write(path, lines.concat().as_bytes(), Place::Public)?,
+        None => lines.iter().try_for_each(|line| written(write!(out, "{line}")))?,
     }
-    written(writeln!(out, "{}", verify(&rows, head)?))
+    written(writeln!(out, "{}", verify(&rows, &told)?))
 }
 
-/// Whether the chain is whole; in words.
-fn verify(rows: &[Row], head: Option<Digest>) -> Result<String, Failure> {
-    let Some(first) = rows.first() else { return Ok("the log is empty".to_owned()) };
-    if first.number == 1 && first.previous != Digest([0; 32]) {
+/// Whether each row follows on the one before and says what it said when it was written, and what covers the end; in words.
+fn verify(rows: &[Row], told: &Told) -> Result<String, Failure> {
+    chain(rows)?;
+    let end = end(rows, told)?;
+    let removed = match rows.first() {
+        Some(first) if first.number > 1 => format!(
+            "; rows 1 to {} were removed by age, their digest is {}",
+            first.number - 1,
+            first.previous
+        ),
+        _ => String::new(),
+    };
+    let told = match rows.len() {
+        0 => "the log is empty".to_owned(),
+        number => format!("{number} rows, each follows on the one before"),
+    };
+    let omitted: Vec<&Row> = rows.iter().filter(|row| row.omitted.is_some()).collect();
+    match omitted.first() {
+        None => Ok(format!("{told}; {end}{removed}")),
+        Some(first) => Err(Failure(format!(
+            "{told}; but the text of {} of them, the first of which is row {}, was too large to be sent and could not be \
+             verified: their time, kind and subject may be others{removed}",
+            omitted.len(),
+            first.number
+        ))),
+    }
+}
+
+/// Each row follows on the one before, and its digest is that of its text, if it was told.
+fn chain(rows: &[Row]) -> Result<(), Failure> {
+    let Some(first) = rows.first() else { return Ok(()) };
+    if first.number <= 1 && first.previous != Digest([0; 32]) {
         return Err(Failure::new("row 1 follows on something: it is not the first"));
     }
-    let mut before = (first.number - 1, first.previous);
+    let mut before = None;
     for row in rows {
-        let (number, previous) = before;
-        if row.number != number + 1 || row.previous != previous {
+        if let Some((number, previous)) = before
+            && (Some(row.number) != u64::checked_add(number, 1) || row.previous != previous)
+        {
             return Err(Failure(format!(
                 "row {} does not follow on row {number}: rows are missing or changed",
                 row.number
@@ -122,38 +160,46 @@ fn verify(rows: &[Row], head: Option<Digest>) -> Result<String, Failure> {
             subject: row.subject.clone(),
             detail: row.detail.clone(),
         };
-        let digest = AuditRow::digest_of(&previous.0, row.number, &entry);
+        let digest = AuditRow::digest_of(&row.previous.0, row.number, &entry);
+        if row.omitted.is_some() && !row.detail.is_empty() {
+            return Err(Failure(format!(
+                "row {} has text and is said to be without: it was changed",
+                row.number
+            )));
+        }
         if row.omitted.is_none() && digest != row.sha256.0 {
             return Err(Failure(format!("row {} was changed: its digest is another", row.number)));
         }
-        before = (row.number, row.sha256);
+        before = Some((row.number, row.sha256));
     }
-    let against = match head {
-        Some(head) if rows.iter().any(|row| row.sha256 == head) => ", its head as told",
-        Some(head) => {
-            return Err(Failure(format!(
-                "no row has the told head {head}: the log was cut or replaced"
-            )));
-        }
-        None => "; no head to compare with",
-    };
-    let removed = match first.number {
-        1 => String::new(),
-        number => format!(
-            "; rows 1 to {} were removed by age, their digest is {}",
-            number - 1,
-            first.previous
-        ),
-    };
-    let omitted: Vec<String> =
-        rows.iter().filter(|row| row.omitted.is_some()).map(|row| row.number.to_string()).collect();
-    let unverified = match omitted.join(", ") {
-        numbers if numbers.is_empty() => numbers,
-        numbers => {
-            format!("; the text of row {numbers} was too large to be sent, and is not verified")
+    Ok(())
+}
+
+/// What shows that the end is whole; in words.
+fn end(rows: &[Row], told: &Told) -> Result<String, Failure> {
+    let unknown = "nothing shows that the end is whole";
+    let (at, head) = match told {
+        Told::Nothing => return Ok(format!("{unknown}: no head was told to compare with")),
+        Told::Head(head) => (rows.iter().position(|row| row.sha256 == *head), head),
+        Told::ByDevice(number, head) => {
+            let Some(at) = rows.iter().position(|row| row.number == *number) else {
+                return Ok(format!(
+                    "{unknown}: the head that the device told, of row {number}, is not among them"
+                ));
+            };
+            ((rows[at].sha256 == *head).then_some(at), head)
         }
     };
-    Ok(format!("{} rows, the chain is whole{against}{removed}{unverified}", rows.len()))
+    let Some(at) = at else {
+        return Err(Failure(format!(
+            "no row has the told head {head}: the log was cut or replaced"
+        )));
+    };
+    let later = match rows.len() - 1 - at {
+        0 => String::new(),
+        later => format!("; nothing covers the {later} rows after that head yet"),
+    };
+    Ok(format!("the chain is whole, its head as told, of row {}{later}", rows[at].number))
 }
 
 /// All rows that the device has, and the head that it told.
@@ -251,27 +297,73 @@ mod tests {
         (from..from + count).map(row).collect()
     }
 
+    fn refusal(rows: &[Row], told: &Told) -> String {
+        verify(rows, told).unwrap_err().0
+    }
+
     #[test]
     fn a_whole_chain_is_told_from_one_with_changes() {
         let whole = rows(1, 5);
-        let head = Some(whole[4].sha256);
+        let head = Told::Head(whole[4].sha256);
+        let told = verify(&whole, &head).unwrap();
         assert!(
-            verify(&whole, head).unwrap().contains("5 rows, the chain is whole, its head as told")
+            told.contains("5 rows")
+                && told.ends_with("the chain is whole, its head as told, of row 5")
         );
-        assert!(verify(&rows(9, 2), None).unwrap().contains("rows 1 to 8 were removed"));
+        assert!(verify(&rows(9, 2), &Told::Nothing).unwrap().contains("rows 1 to 8 were removed"));
         let mut changed = whole.clone();
         changed[2].detail = "{\"decision\":\"confirmed\"}".into();
-        assert!(verify(&changed, head).unwrap_err().0.contains("row 3 was changed"));
-        let mut omitted = whole.clone();
-        (omitted[2].detail, omitted[2].omitted) = (String::new(), Some(999));
-        let told = verify(&omitted, head).unwrap();
-        assert!(told.contains("the text of row 3 was too large to be sent"), "{told}");
-        omitted[3].detail = "x".into();
-        assert!(verify(&omitted, head).unwrap_err().0.contains("row 4 was changed"));
+        assert!(refusal(&changed, &head).contains("row 3 was changed"));
         let mut missing = whole.clone();
         missing.remove(2);
-        assert!(verify(&missing, head).unwrap_err().0.contains("row 4 does not follow on row 2"));
-        assert!(verify(&whole[..4], head).unwrap_err().0.contains("cut or replaced"));
-        assert!(verify(&whole[1..], head).is_ok(), "a removed beginning is told, not refused");
+        assert!(refusal(&missing, &head).contains("row 4 does not follow on row 2"));
+        assert!(refusal(&whole[..4], &head).contains("cut or replaced"));
+        assert!(verify(&whole[1..], &head).is_ok(), "a removed beginning is told, not refused");
+    }
+
+    #[test]
+    fn a_log_with_omitted_text_is_not_called_whole() {
+        let whole = rows(1, 5);
+        let head = Told::Head(whole[4].sha256);
+        let mut omitted = whole.clone();
+        for row in &mut omitted[1..3] {
+            (row.detail, row.omitted) = (String::new(), Some(999));
+        }
+        let told = refusal(&omitted, &head);
+        assert!(
+            told.contains("5 rows")
+                && told.contains("the text of 2 of them, the first of which is row 2,"),
+            "{told}"
+        );
+        assert!(!told.contains("whole"), "{told}");
+        let mut invented = omitted.clone();
+        invented[2].detail = "{\"decision\":\"rejected\"}".into();
+        let told = refusal(&invented, &head);
+        assert!(told.contains("row 3 has text and is said to be without"), "{told}");
+        omitted[3].detail = "x".into();
+        assert!(refusal(&omitted, &head).contains("row 4 was changed"));
+    }
+
+    #[test]
+    fn a_log_whose_end_nothing_covers_is_not_called_whole() {
+        let whole = rows(1, 5);
+        let by_device = |number: u64| Told::ByDevice(number, whole[number as usize - 1].sha256);
+        assert!(refusal(&[], &Told::Head(whole[4].sha256)).contains("cut or replaced"));
+        let cases = [
+            (&whole[..], Told::Nothing, "no head was told"),
+            (&[], Told::Nothing, "no head was told"),
+            (&whole[..3], by_device(5), "of row 5, is not among them"),
+            (&whole[3..], by_device(2), "of row 2, is not among them"),
+            (&[], by_device(5), "of row 5, is not among them"),
+        ];
+        for (rows, told, why) in cases {
+            let told = verify(rows, &told).unwrap();
+            assert!(told.contains("nothing shows that the end is whole"), "{told}");
+            assert!(told.contains(why) && !told.contains("chain is whole"), "{told}");
+        }
+        let told = verify(&whole, &by_device(3)).unwrap();
+        assert!(told.contains("of row 3; nothing covers the 2 rows after"), "{told}");
+        let other = Told::ByDevice(3, whole[3].sha256);
+        assert!(refusal(&whole, &other).contains("cut or replaced"));
     }
 }
