@@ -378,9 +378,11 @@ fn attempts(sandbox: Sandbox, folder: &Path) -> String {
         WorkerSettings::new("burglar", support::plugin::compiled("tests/npu/burglar.c"));
     settings.program = support::plugin::worker();
     settings.sandbox = sandbox;
-    let [outside, cache] = ["outside", "cache"].map(|name| folder.join(name));
+    // The worker makes the cache.
+    let [outside, cache] = ["outside", "new/cache"].map(|name| folder.join(name));
+    std::fs::create_dir_all(&outside).unwrap();
+    std::fs::write(outside.join("file"), "of the agent's user").unwrap();
     for (name, folder) in [("outside", &outside), ("cache", &cache)] {
-        std::fs::create_dir_all(folder).unwrap();
         settings.options.insert(name.to_owned(), folder.to_str().unwrap().to_owned());
     }
     settings.cache_dir = Some(cache);
@@ -401,7 +403,8 @@ fn a_plugin_is_fenced_in() {
         let said = attempts(sandbox, folder.path());
         let expected = format!(
             "outside {outside}, cache 0, shared memory {memory}, program {program}, internet {internet}, \
-             unix 0, trace {rest}, mount {rest}, ring {rest}, x32 {rest}, end"
+             unix 0, trace {rest}, mount {rest}, ring {rest}, empty {rest}, open up {rest}, signal {rest}, \
+             group {rest}, limit {rest}, own 0, x32 {rest}, end"
         );
         assert!(said.contains(&expected), "{sandbox:?}: {said}, expected {expected}");
     }

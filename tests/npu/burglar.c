@@ -10,14 +10,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <signal.h>
 #include <sys/mount.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 struct ocelli_context {
-  char error[512];
+  char error[1024];
 };
 
 static int said(long done) { return done < 0 ? errno : 0; }
@@ -29,6 +32,24 @@ static int write_in(const char *folder) {
   int error = said(file);
   if (file >= 0) close(file), unlink(path);
   return error;
+}
+
+/* A file of the agent's user that nobody gave to the plug-in. */
+static int empty(const char *folder) {
+  char path[512];
+  snprintf(path, sizeof path, "%s/file", folder);
+  return said(truncate(path, 0));
+}
+
+static int open_up(const char *folder) {
+  char path[512];
+  snprintf(path, sizeof path, "%s/file", folder);
+  return said(chmod(path, 0666));
+}
+
+static int limit_agent(void) {
+  const struct rlimit limit = {1 << 20, 1 << 20};
+  return said(prlimit(getppid(), RLIMIT_NOFILE, &limit, NULL));
 }
 
 /* A program that is not there: ENOENT where programs are allowed. */
@@ -51,6 +72,8 @@ static ocelli_status create(const ocelli_options *options, ocelli_context **out)
   n += snprintf(c->error + n, sizeof c->error - (size_t)n, "unix %d, trace %d, mount %d, ring %d, ", said(socket(AF_UNIX, SOCK_STREAM, 0)),
                 said(ptrace(PTRACE_TRACEME, 0, 0, 0)), said(mount("none", "/nowhere", "tmpfs", 0, "")),
                 said(syscall(SYS_io_uring_setup, 1, NULL)));
+  n += snprintf(c->error + n, sizeof c->error - (size_t)n, "empty %d, open up %d, signal %d, group %d, limit %d, own %d, ", empty(outside), open_up(outside),
+                said(kill(getppid(), 0)), said(kill(0, 0)), limit_agent(), said(kill(getpid(), 0)));
 #ifdef __x86_64__
   /* The same call by its number of the x32 interface. */
   snprintf(c->error + n, sizeof c->error - (size_t)n, "x32 %d, end", said(syscall(0x40000000 + SYS_socket, AF_INET, SOCK_STREAM, 0)));

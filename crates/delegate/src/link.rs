@@ -86,10 +86,10 @@ fn wait(socket: BorrowedFd<'_>, events: i16, limit: Option<Duration>) -> io::Res
 #[repr(C, align(8))]
 struct Control([u8; 64]);
 
-/// Bytes of that message.
+/// Bytes of that message, without the padding behind it: on 64 bit a second descriptor would fit there.
 fn control_length() -> usize {
     // SAFETY: arithmetic only.
-    unsafe { libc::CMSG_SPACE(size_of::<i32>() as u32) as usize }
+    unsafe { libc::CMSG_LEN(size_of::<i32>() as u32) as usize }
 }
 
 impl Link {
@@ -183,9 +183,45 @@ impl Link {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::FileExt;
+    use std::os::unix::fs::{FileExt, MetadataExt};
 
     use super::*;
+
+    #[test]
+    fn of_two_files_in_a_packet_one_arrives_and_none_is_left_over() {
+        let (own, other) = pair().unwrap();
+        let other = Link::from_fd(other);
+        let (first, second) = (memory(4096).unwrap(), memory(4096).unwrap());
+        let mut control = Control([0; 64]);
+        let mut byte = 7_u8;
+        let mut part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+        // SAFETY: as in `send`, with two descriptors, for which 64 bytes have room.
+        let sent = unsafe {
+            let mut message: libc::msghdr = zeroed();
+            message.msg_iov = &raw mut part;
+            message.msg_iovlen = 1;
+            message.msg_control = (&raw mut control.0).cast();
+            message.msg_controllen = libc::CMSG_SPACE(8) as _;
+            let head = libc::CMSG_FIRSTHDR(&raw const message);
+            (*head).cmsg_level = libc::SOL_SOCKET;
+            (*head).cmsg_type = libc::SCM_RIGHTS;
+            (*head).cmsg_len = libc::CMSG_LEN(8) as _;
+            let data = libc::CMSG_DATA(head).cast::<i32>();
+            data.write_unaligned(first.as_raw_fd());
+            data.add(1).write_unaligned(second.as_raw_fd());
+            libc::sendmsg(own.0.as_raw_fd(), &raw const message, 0)
+        };
+        assert_eq!(sent, 1);
+        let open = |file: &File| {
+            let inode = |path: std::path::PathBuf| std::fs::metadata(path).ok().map(|of| of.ino());
+            let wanted = file.metadata().unwrap().ino();
+            let all = std::fs::read_dir("/proc/self/fd").unwrap();
+            all.filter(|one| inode(one.as_ref().unwrap().path()) == Some(wanted)).count()
+        };
+        let received = other.receive(&mut [0; 16], None).unwrap();
+        assert_eq!((open(&first), open(&second)), (2, 1));
+        assert!(matches!(received, Received::Packet(1, Some(_))));
+    }
 
     #[test]
     fn a_file_goes_with_a_packet_and_cannot_change_its_length() {

@@ -28,6 +28,10 @@ pub(crate) fn fence(sandbox: Sandbox, memory_bytes: u64, cache_dir: Option<&str>
     // SAFETY: takes numbers only.
     let privileges = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
     note("no new privileges", answer(privileges.into()).map(drop));
+    // A folder that cannot be had costs the cache, not the fence.
+    let made = cache_dir.map(std::fs::create_dir_all).transpose();
+    let cache_dir = cache_dir.filter(|_| made.is_ok());
+    note("cache folder", made.map(drop));
     if sandbox != Sandbox::Off {
         note("Landlock", write_only_in(sandbox, cache_dir));
         note("seccomp", filter(sandbox));
@@ -141,6 +145,33 @@ const NEVER: &[libc::c_long] = &[
     libc::SYS_clock_settime,
     // Its operations, sockets among them, are not seen here.
     libc::SYS_io_uring_setup,
+    // Of the agent's files, what Landlock has no right for in old versions, or in none.
+    libc::SYS_truncate,
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    // Of the agent itself, which has the same user.
+    libc::SYS_tkill,
+    libc::SYS_pidfd_send_signal,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_setpriority,
+    libc::SYS_sched_setscheduler,
+    libc::SYS_sched_setparam,
+    libc::SYS_sched_setattr,
+];
+/// The same by their older names.
+#[cfg(not(target_arch = "aarch64"))]
+const NEVER_OLD: &[libc::c_long] = &[libc::SYS_chmod, libc::SYS_chown, libc::SYS_lchown];
+#[cfg(target_arch = "aarch64")]
+const NEVER_OLD: &[libc::c_long] = &[];
+/// With its first argument a process: for the own one only.
+const OWN_ONLY: &[libc::c_long] = &[
+    libc::SYS_kill,
+    libc::SYS_tgkill,
+    libc::SYS_rt_sigqueueinfo,
+    libc::SYS_rt_tgsigqueueinfo,
+    libc::SYS_prlimit64,
 ];
 /// Other programs.
 const PROGRAMS: &[libc::c_long] = &[libc::SYS_execve, libc::SYS_execveat];
@@ -175,9 +206,21 @@ fn filter(sandbox: Sandbox) -> io::Result<()> {
     #[cfg(target_arch = "x86_64")]
     program.extend([one(JUMP_IF_AT_LEAST, 0, 1, 0x4000_0000), one(RETURN, 0, 0, REFUSE)]);
     let programs = if sandbox == Sandbox::Strict { PROGRAMS } else { &[] };
-    for call in NEVER.iter().chain(programs) {
+    for call in NEVER.iter().chain(NEVER_OLD).chain(programs) {
         program.push(one(JUMP_IF_EQUAL, 0, 1, u32::try_from(*call).map_err(io::Error::other)?));
         program.push(one(RETURN, 0, 0, REFUSE));
+    }
+    for call in OWN_ONLY {
+        // 0 is this process for limits, and its whole group, the agent among them, for signals.
+        let also = if *call == libc::SYS_prlimit64 { 0 } else { std::process::id() };
+        program.extend([
+            one(JUMP_IF_EQUAL, 0, 5, u32::try_from(*call).map_err(io::Error::other)?),
+            one(LOAD, 0, 0, 16),
+            one(JUMP_IF_EQUAL, 2, 0, std::process::id()),
+            one(JUMP_IF_EQUAL, 1, 0, also),
+            one(RETURN, 0, 0, REFUSE),
+            one(LOAD, 0, 0, 0),
+        ]);
     }
     if sandbox == Sandbox::Strict {
         let socket = u32::try_from(libc::SYS_socket).map_err(io::Error::other)?;

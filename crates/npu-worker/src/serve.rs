@@ -42,15 +42,11 @@ pub fn serve_standard_input() -> Result<(), ServeError> {
                 Err(failed) => link.send(&wire::json(&Reply::Failed(failed)), None)?,
             },
             Packet::Json(request) => {
-                let opens = matches!(request, Request::Open(_));
-                let (reply, file) = match worker.answer(request, file) {
+                let (reply, file) = match worker.answer(request, file, &link) {
                     Ok(answer) => answer,
                     Err(failed) => (Reply::Failed(failed), None),
                 };
                 link.send(&wire::json(&reply), file.as_ref().map(AsFd::as_fd))?;
-                if opens {
-                    end_with_agent(&link)?;
-                }
             }
             Packet::Done { .. } => {}
         }
@@ -81,9 +77,9 @@ struct Worker {
 type Answer = Result<(Reply, Option<File>), Failed>;
 
 impl Worker {
-    fn answer(&mut self, request: Request, file: Option<File>) -> Answer {
+    fn answer(&mut self, request: Request, file: Option<File>, link: &Link) -> Answer {
         let reply = match request {
-            Request::Open(open) => self.open(open)?,
+            Request::Open(open) => self.open(open, link)?,
             Request::Supports { device, graph } => {
                 let file = mapped(file)?;
                 let graph = graph_in(file.bytes(), graph)?;
@@ -104,7 +100,7 @@ impl Worker {
         Ok((reply, None))
     }
 
-    fn open(&mut self, open: Open) -> Result<Reply, Failed> {
+    fn open(&mut self, open: Open, link: &Link) -> Result<Reply, Failed> {
         if open.version != VERSION {
             let reason = format!("worker speaks version {VERSION}, the agent {}", open.version);
             return Err(own(reason + "; install both from one release"));
@@ -113,6 +109,8 @@ impl Worker {
             return Err(own("a plug-in is loaded already".to_owned()));
         }
         let unfenced = fence(open.sandbox, open.memory_bytes, open.cache_dir.as_deref());
+        // Before any code of the plug-in, which may hang while it is loaded.
+        end_with_agent(link).map_err(|error| own(format!("cannot watch the agent: {error}")))?;
         // One plug-in for the life of the process.
         let plugin: &'static Plugin =
             Box::leak(Box::new(Plugin::open(&open.plugin, &open.options)?));
