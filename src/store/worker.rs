@@ -368,13 +368,8 @@ impl Worker {
         let known = self.file_mark().unwrap_or_default();
         let never_open = matches!(self.database, Database::Away { since: Since::Start(_), .. });
         // Of results of earlier runs the outbox knows nothing while the database was never open.
-        let settled = if never_open {
-            known.settled
-        } else if batch.ceiling != known.ceiling || !batch.put_gaps.is_empty() {
-            batch.settled
-        } else {
-            known.settled
-        };
+        let told = batch.ceiling != known.ceiling || !batch.put_gaps.is_empty();
+        let settled = if told && !never_open { batch.settled } else { known.settled };
         let mark = HighWater { ceiling: batch.ceiling, settled, ahead: known.ahead };
         self.note_ceiling(mark);
         Some(mark)

@@ -3,23 +3,12 @@
 use ocelli_protocol::model_state::{Trust, UpdateOutcome, UpdatePhase};
 use ocelli_protocol::repository::{Chunk, ChunkIndex, IndexFile};
 
-use super::world::{CHUNK, Device, Repository, digest, package, package_with};
+use super::world::{CHUNK, Device, Repository, boot, digest, package, package_with, two};
 use crate::model::disk::Disk;
 use crate::model::power_cut::{LOSSES, PowerCut};
 use crate::model::slots::Slot;
 use crate::update::Event;
 use crate::update::trial::Failure;
-
-fn two() -> Repository {
-    let mut repository = Repository::new();
-    repository.release("2.0.0", &package("2.0.0"));
-    repository.roll_out("2.0.0", 1);
-    repository
-}
-
-fn boot(repository: &Repository, disk: &PowerCut) -> Device<PowerCut> {
-    Device::boot(repository.settings(), disk.clone(), &package("1.0.0"))
-}
 
 fn reason(device: &Device<PowerCut>) -> String {
     device.state().reason.unwrap_or_default()

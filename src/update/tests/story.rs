@@ -6,23 +6,12 @@ use std::time::Duration;
 use ocelli_protocol::model_state::{Trust, UpdateOutcome, UpdatePhase};
 use ocelli_protocol::repository::{RolloutEntry, release_path};
 
-use super::world::{CHUNK, Device, MODEL, Repository, digest, now, package};
+use super::world::{CHUNK, Device, MODEL, Repository, boot, digest, now, package, two};
 use crate::clock::UnixTime;
 use crate::model::power_cut::PowerCut;
 use crate::model::slots::Slot;
 use crate::update::trial::Failure;
 use crate::update::{Clock, ClockRule, RELEASED, Sample};
-
-fn two() -> Repository {
-    let mut repository = Repository::new();
-    repository.release("2.0.0", &package("2.0.0"));
-    repository.roll_out("2.0.0", 1);
-    repository
-}
-
-fn boot(repository: &Repository, disk: &PowerCut) -> Device<PowerCut> {
-    Device::boot(repository.settings(), disk.clone(), &package("1.0.0"))
-}
 
 fn decisions(device: &Device<PowerCut>) -> Vec<String> {
     let word = |(_, detail): &(String, serde_json::Value)| {

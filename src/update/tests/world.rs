@@ -16,6 +16,7 @@ use ocelli_tuf::{DateTime, Json};
 
 use crate::clock::UnixTime;
 use crate::model::disk::Disk;
+use crate::model::power_cut::PowerCut;
 use crate::model::slots::Slot;
 use crate::model::{Package, Sha256};
 use crate::update::trial::Failure;
@@ -410,4 +411,17 @@ impl<D: Disk> Device<D> {
             }
         }
     }
+}
+
+/// A repository in which 2.0.0 is rolled out.
+pub(super) fn two() -> Repository {
+    let mut repository = Repository::new();
+    repository.release("2.0.0", &package("2.0.0"));
+    repository.roll_out("2.0.0", 1);
+    repository
+}
+
+/// A start of a device whose configured model is 1.0.0.
+pub(super) fn boot(repository: &Repository, disk: &PowerCut) -> Device<PowerCut> {
+    Device::boot(repository.settings(), disk.clone(), &package("1.0.0"))
 }

@@ -52,31 +52,11 @@ impl Repository {
             ));
         }
         let signed = Signed { root: root.signed(), held };
-        if let (Some(theirs), Some(ours)) =
-            (signed.document::<Timestamp>("timestamp", TIMESTAMP)?, self.newest("timestamp")?)
-            && is_ahead(&theirs, &ours)
-        {
-            return Err(self.behind_of(
-                &format!(
-                    "timestamp {} of this repository, signed by its key",
-                    theirs.signed().version
-                ),
-                &format!("{}", ours.signed().version),
-            ));
-        }
+        self.newer::<Timestamp>("timestamp", TIMESTAMP, &signed)?;
         let file = Self::snapshot_of(held).unwrap_or_default();
-        let theirs = signed.document::<Snapshot>("snapshot", &file)?;
-        let ours = self.newest::<Snapshot>("snapshot")?;
-        let (Some(theirs), Some(ours)) = (theirs, ours) else { return Ok(()) };
-        if is_ahead(&theirs, &ours) {
-            return Err(self.behind_of(
-                &format!(
-                    "snapshot {} of this repository, signed by its key",
-                    theirs.signed().version
-                ),
-                &format!("{}", ours.signed().version),
-            ));
-        }
+        let Some([theirs, ours]) = self.newer::<Snapshot>("snapshot", &file, &signed)? else {
+            return Ok(());
+        };
         for (file, listed) in &theirs.signed().meta {
             let here = ours.signed().meta.get(file).map_or(0, |own| own.version.get());
             if here < listed.version.get() {
@@ -91,6 +71,25 @@ impl Repository {
             }
         }
         Ok(())
+    }
+
+    /// A held document and the one here, which is not behind it; `None` where one is missing.
+    fn newer<T: Role + PartialEq>(
+        &self,
+        role: &str,
+        file: &str,
+        signed: &Signed<'_>,
+    ) -> Result<Option<[Document<T>; 2]>, Failure> {
+        let pair = signed.document::<T>(role, file)?.zip(self.newest::<T>(role)?);
+        let Some((theirs, ours)) = pair else { return Ok(None) };
+        let (held, own) = (theirs.signed().version(), ours.signed().version());
+        if held >= own && theirs.signed() != ours.signed() {
+            return Err(self.behind_of(
+                &format!("{role} {held} of this repository, signed by its key"),
+                &own.to_string(),
+            ));
+        }
+        Ok(Some([theirs, ours]))
     }
 
     /// The version from which the held roots are others than the ones here, and the last version of the held chain.
@@ -137,10 +136,6 @@ impl Signed<'_> {
         let authority = authority(self.root, role)?;
         Ok(parsed.filter(|document| document.verify(authority).is_ok()))
     }
-}
-
-fn is_ahead<T: Role + PartialEq>(theirs: &Document<T>, ours: &Document<T>) -> bool {
-    theirs.signed().version() >= ours.signed().version() && theirs.signed() != ours.signed()
 }
 
 fn root_file(version: u64) -> String {
