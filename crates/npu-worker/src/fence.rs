@@ -149,6 +149,7 @@ const NEVER: &[libc::c_long] = &[
     libc::SYS_truncate,
     libc::SYS_fchmod,
     libc::SYS_fchmodat,
+    FCHMODAT2,
     libc::SYS_fchown,
     libc::SYS_fchownat,
     // Of the agent itself, which has the same user.
@@ -160,6 +161,8 @@ const NEVER: &[libc::c_long] = &[
     libc::SYS_sched_setparam,
     libc::SYS_sched_setattr,
 ];
+/// Linux 6.6; the same number on every architecture.
+const FCHMODAT2: libc::c_long = 452;
 /// The same by their older names.
 #[cfg(not(target_arch = "aarch64"))]
 const NEVER_OLD: &[libc::c_long] = &[libc::SYS_chmod, libc::SYS_chown, libc::SYS_lchown];
