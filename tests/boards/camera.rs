@@ -20,8 +20,7 @@ fn camera_to_broker(board: Board, model: &str, pictures: [&str; 2]) -> Figures {
     let mut site = Site::new(&format!("{}-{model}", board.name));
     let package = zoo(model);
     let scenes = pictures.map(Scene::new);
-    let expected = scenes.each_ref().map(|scene| scene.expected(&site.folder, &package));
-    let shown = Shown { expected: &expected, threshold: threshold(&package) };
+    let expected = scenes.each_ref().map(|scene| scene.expected(&package));
     site.show(&scenes);
     site.configure("[[stream]]\nname = \"front\"\ncamera = \"/dev/video0\"\nfps = 5\n");
     let disk = site.disk(&package, &format!("{CAMERA}service start\n"));
@@ -33,16 +32,16 @@ fn camera_to_broker(board: Board, model: &str, pictures: [&str; 2]) -> Figures {
     });
     let uptime = machine.uptime();
     let first = site.wait_results(0, 3);
-    shown.assert(&first, 0);
+    assert_shows(&first, &expected, 0);
     machine.console.ask("kill -USR1 $(pidof vivid)");
     let known = site.subscriber.results().len();
     let all = site.wait_results(known, LATE + 2);
-    shown.assert(&all[..known], 0);
-    let changed = all[known..].iter().position(|result| shown.by(result, 1));
+    assert_shows(&all[..known], &expected, 0);
+    let changed = all[known..].iter().position(|result| agree(findings(result), &expected[1]));
     let changed = changed.unwrap_or_else(|| panic!("the second scene never shows: {all:#?}"));
     assert!(changed <= LATE, "{changed} results after the change still show the first scene");
-    shown.assert(&all[known..known + changed], 0);
-    shown.assert(&all[known + changed..], 1);
+    assert_shows(&all[known..known + changed], &expected, 0);
+    assert_shows(&all[known + changed..], &expected, 1);
     assert_consistent(&all, model);
     let health = site.wait_health("frames", |health| {
         health["frames"]["finished"].as_u64() >= Some(all.len() as u64)
@@ -71,36 +70,16 @@ fn limit(key: &str) -> u64 {
     limit.and_then(|limit| limit.try_into().ok()).unwrap_or_else(|| panic!("no {key} in {text}"))
 }
 
-/// Below this the model reports no object; a classifier has none.
-fn threshold(package: &Path) -> f64 {
-    let text = std::fs::read_to_string(package.join("manifest.toml")).unwrap();
-    let manifest: toml::Table = text.parse().unwrap();
-    manifest["head"].get("score_threshold").and_then(toml::Value::as_float).unwrap_or(0.0)
-}
-
-/// What the host finds in both scenes.
-struct Shown<'a> {
-    expected: &'a [Value; 2],
-    threshold: f64,
-}
-
-impl Shown<'_> {
-    /// Whether a result shows that scene.
-    fn by(&self, result: &Value, scene: usize) -> bool {
-        agree(findings(result), &self.expected[scene], self.threshold)
-    }
-
-    /// Panics unless every result shows that scene.
-    fn assert(&self, results: &[Value], scene: usize) {
-        for result in results {
-            assert!(
-                self.by(result, scene),
-                "frame {} shows\n{:#}\nexpected, as on the host:\n{:#}",
-                result["frame"],
-                findings(result),
-                self.expected[scene]
-            );
-        }
+/// Panics unless every result shows that scene.
+fn assert_shows(results: &[Value], expected: &[Value; 2], scene: usize) {
+    for result in results {
+        let found = findings(result);
+        assert!(
+            agree(found, &expected[scene]),
+            "frame {} shows\n{found:#}\nexpected, as on the host:\n{:#}",
+            result["frame"],
+            expected[scene]
+        );
     }
 }
 
