@@ -1,8 +1,8 @@
 //! x86 with AVX2 and FMA. Exact: `vpmaddubsw` saturates when 255 · 127 · 2 exceeds i16, so both operands are widened
 //! to i16 beforehand (weights when packed, inputs when gathered) and `vpmaddwd` sums pairs into i32 without loss.
 //!
-//! One `vpmaddwd` is 16 multiplications; the inexact `vpmaddubsw` + `vpmaddwd` pair is 32 for two instructions of the
-//! same ports, so exactness costs nothing at the peak.
+//! One `vpmaddwd` is 16 multiplications, and for deep sums 32 (`avx2_inner.rs`), as many as the inexact pair `vpmaddubsw` +
+//! `vpmaddwd`: exactness costs nothing at the peak.
 
 use std::arch::x86_64::*;
 
@@ -10,7 +10,7 @@ use crate::kernels::aligned::Aligned;
 use crate::kernels::gather::{Fetch, Gather};
 use crate::kernels::{
     BLOCK, Epilogue, Kernels, Multiply, PAIRS_STEP, Packing, Role, Run, Sum, avx2_bytes,
-    avx2_depthwise, avx2_winograd, portable,
+    avx2_depthwise, avx2_inner, avx2_winograd, portable,
 };
 use crate::numerics::{AddRule, MulRule};
 use crate::resize::Corners;
@@ -25,6 +25,7 @@ pub(crate) static KERNELS: Kernels = TABLE;
 pub(crate) const TABLE: Kernels = Kernels {
     name: "avx2",
     packing: Packing::Pairs,
+    crosses: avx2_inner::pays,
     tile_rows: ROWS,
     gather,
     multiply,
@@ -131,9 +132,11 @@ fn multiply(call: &Multiply<'_>) {
     call.check::<i16>();
     // SAFETY: the table is handed out only after `is_available`; the call's reach was checked.
     unsafe {
-        match call.epilogue.is_plain() {
-            true => blocks::<true>(call),
-            false => blocks::<false>(call),
+        match (call.weights.crossed, call.epilogue.is_plain()) {
+            (true, true) => avx2_inner::blocks::<true>(call),
+            (true, false) => avx2_inner::blocks::<false>(call),
+            (false, true) => blocks::<true>(call),
+            (false, false) => blocks::<false>(call),
         }
     }
 }
@@ -221,12 +224,27 @@ unsafe fn tile<const ROWS: usize, const HALVES: usize, const FIRST: bool, const 
         }
         sums
     };
+    // SAFETY: by contract.
+    unsafe { leave::<ROWS, HALVES, PLAIN>(call, &sums, row, channel) }
+}
+
+/// The epilogue of a tile.
+///
+/// # Safety
+/// As for [`tile`].
+#[inline(always)]
+pub(crate) unsafe fn leave<const ROWS: usize, const HALVES: usize, const PLAIN: bool>(
+    call: &Multiply<'_>,
+    sums: &[[__m256i; HALVES]; ROWS],
+    row: usize,
+    channel: usize,
+) {
     // SAFETY: outputs and other operands were checked for whole blocks of channels.
     unsafe {
         if PLAIN && HALVES == 2 && call.channels.end - channel >= BLOCK {
-            finish_plain::<ROWS, HALVES>(call, &sums, row, channel);
+            finish_plain::<ROWS, HALVES>(call, sums, row, channel);
         } else {
-            finish::<ROWS, HALVES>(call, &sums, row, channel);
+            finish::<ROWS, HALVES>(call, sums, row, channel);
         }
     }
 }

@@ -21,6 +21,7 @@ const ROWS: usize = 12;
 pub(crate) static KERNELS: Kernels = Kernels {
     name: "avx512vnni",
     packing: PACKING,
+    crosses: |_, _| false,
     tile_rows: ROWS,
     gather,
     multiply,

@@ -15,6 +15,7 @@ const ROWS: usize = 6;
 pub(crate) static KERNELS: Kernels = Kernels {
     name: "avxvnni",
     packing: PACKING,
+    crosses: |_, _| false,
     tile_rows: ROWS,
     gather,
     multiply,

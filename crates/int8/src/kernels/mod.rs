@@ -15,6 +15,8 @@ mod avx2_bytes;
 #[cfg(target_arch = "x86_64")]
 mod avx2_depthwise;
 #[cfg(target_arch = "x86_64")]
+mod avx2_inner;
+#[cfg(target_arch = "x86_64")]
 mod avx2_winograd;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -49,6 +51,8 @@ use crate::view::View;
 pub(crate) const BLOCK: usize = 16;
 /// Depth of weights packed as pairs is a multiple of this; what is added is zero.
 pub(crate) const PAIRS_STEP: usize = 4;
+/// Rows of a panel at most: with more nothing is gained.
+pub(crate) const PANEL_ROWS: usize = 96;
 /// Channels of one block of packed depthwise weights.
 pub(crate) const DEPTHWISE_BLOCK: usize = 8;
 /// Bytes that kernels may read past the last byte of a view.
@@ -61,6 +65,8 @@ pub(crate) struct Kernels {
     pub(crate) name: &'static str,
     /// What `multiply` multiplies.
     pub(crate) packing: Packing,
+    /// Whether `multiply` takes sums of this depth for so many channels by Winograd's inner product.
+    pub(crate) crosses: fn(depth: usize, channels: usize) -> bool,
     /// Rows of one tile: blocks of rows are best a multiple.
     pub(crate) tile_rows: usize,
     /// Gathers the inputs of some output pixels into the rows of a panel.
@@ -225,10 +231,13 @@ pub(crate) struct PackedWeights {
     pub(crate) depth_given: usize,
     /// Whether depths that are 8 apart both have the weight −128: two such products can exceed i16.
     pub(crate) extreme: bool,
+    /// Whether sums are taken by Winograd's inner product, and [`cross`] is out of the bias.
+    pub(crate) crossed: bool,
 }
 
 impl PackedWeights {
-    pub(crate) fn new(weights: &[i8], channels: usize, packing: Packing) -> Self {
+    pub(crate) fn new(weights: &[i8], channels: usize, kernels: &Kernels) -> Self {
+        let packing = kernels.packing;
         let depth_given = weights.len() / channels;
         let depth = packing.depth(depth_given);
         let padded = channels.next_multiple_of(BLOCK);
@@ -264,14 +273,27 @@ impl PackedWeights {
             && weights.chunks_exact(depth_given).any(|row| {
                 row.iter().zip(row.iter().skip(8)).any(|(&a, &b)| a == i8::MIN && b == i8::MIN)
             });
-        Self { values, channels, depth, depth_given, extreme }
+        let crossed = (kernels.crosses)(depth, channels);
+        Self { values, channels, depth, depth_given, extreme, crossed }
     }
 
     /// Transformed weights for [`Winograd`].
     pub(crate) fn winograd(form: Form, weights: &[i8], channels: usize) -> Self {
         let (values, depth) = form.pack(weights, channels);
-        Self { values, channels, depth, depth_given: weights.len() / channels, extreme: false }
+        let depth_given = weights.len() / channels;
+        Self { values, channels, depth, depth_given, extreme: false, crossed: false }
     }
+}
+
+/// Σ of w₀w₂ + w₁w₃ over each four of a channel's weights: what Winograd's inner product adds to its sum, modulo 2³².
+pub(crate) fn cross(weights: &[i8]) -> i32 {
+    let product = |a: i8, b: i8| i32::from(a) * i32::from(b);
+    let (fours, rest) = weights.as_chunks::<PAIRS_STEP>();
+    let sum = fours
+        .iter()
+        .fold(0, |sum: i32, [a, b, c, d]| sum.wrapping_add(product(*a, *c) + product(*b, *d)));
+    // Of three, the last one meets the first; what is missing is zero.
+    sum.wrapping_add(rest.get(2).map_or(0, |last| product(rest[0], *last)))
 }
 
 /// What happens to an accumulator on its way to the output.

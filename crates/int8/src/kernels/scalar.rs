@@ -7,6 +7,7 @@ use crate::kernels::{BLOCK, Kernels, Multiply, Packing, portable};
 pub(crate) static KERNELS: Kernels = Kernels {
     name: "scalar",
     packing: Packing::Pairs,
+    crosses: |_, _| false,
     tile_rows: 1,
     gather,
     multiply,

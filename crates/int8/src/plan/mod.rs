@@ -11,7 +11,9 @@ use std::sync::Arc;
 use crate::kernels::gather::OVERRUN;
 use crate::kernels::lookup::Lookup;
 use crate::kernels::winograd::Form;
-use crate::kernels::{BLOCK, DepthwiseWeights, Epilogue, Kernels, PackedWeights, Packing, SLACK};
+use crate::kernels::{
+    self, BLOCK, DepthwiseWeights, Epilogue, Kernels, PANEL_ROWS, PackedWeights, Packing, SLACK,
+};
 use crate::numerics::{self, AddRule, MulRule};
 use crate::operator::{Blend, Conv, CountPadding, Operator, OutputForm, Pair, Window};
 use crate::plan::fuse::{Chain, Fusion};
@@ -23,8 +25,6 @@ use crate::{Graph, GraphError, Layer};
 
 /// Values of a panel: what stays in a second-level cache beside the weights that stream through.
 const PANEL_VALUES: usize = 256 << 10;
-/// Rows of a panel beyond which nothing is gained.
-const PANEL_ROWS: usize = 96;
 
 /// Steps in order, and the memory they need.
 #[derive(Debug)]
@@ -401,12 +401,11 @@ impl Planner<'_> {
         let input = self.graph.nodes[chain.conv].inputs[0].0;
         let from = self.quantisation(input);
         let (x, y) = (self.places.view(input), self.places.view(node));
-        let epilogue = |group| self.epilogue(&conv, chain, &from, group);
         let table = chain.table.clone().map(Lookup::new);
         if chain.depthwise {
             let weights = DepthwiseWeights::new(&conv.weights, conv.channels, conv.window.kernel);
             let depthwise = Conv { groups: 1, ..conv };
-            let epilogue = self.epilogue(&depthwise, chain, &from, 0);
+            let epilogue = self.epilogue(&depthwise, chain, &from, 0, false);
             let (window, element) = (depthwise.window, from.element());
             return Action::Depthwise(Box::new(DepthwiseStep {
                 window,
@@ -426,9 +425,14 @@ impl Planner<'_> {
         });
         let pack = |weights| match form {
             Some(form) => PackedWeights::winograd(form, weights, channels),
-            None => PackedWeights::new(weights, channels, self.kernels.packing),
+            None => PackedWeights::new(weights, channels, self.kernels),
         };
-        let groups = groups.map(|(group, weights)| (pack(weights), epilogue(group))).collect();
+        let groups = groups.map(|(group, weights)| {
+            let packed = pack(weights);
+            let epilogue = self.epilogue(&conv, chain, &from, group, packed.crossed);
+            (packed, epilogue)
+        });
+        let groups = groups.collect();
         let depth = conv.weights.len() / conv.channels;
         let stride = depth.next_multiple_of(16);
         let tile = self.kernels.tile_rows;
@@ -450,7 +454,15 @@ impl Planner<'_> {
         }))
     }
 
-    fn epilogue(&self, conv: &Conv, chain: &Chain, from: &Quantisation, group: usize) -> Epilogue {
+    /// `crossed` as [`PackedWeights::crossed`].
+    fn epilogue(
+        &self,
+        conv: &Conv,
+        chain: &Chain,
+        from: &Quantisation,
+        group: usize,
+        crossed: bool,
+    ) -> Epilogue {
         let to = self.quantisation(chain.conv);
         let per_group = conv.channels / conv.groups;
         let padded = per_group.next_multiple_of(BLOCK);
@@ -462,7 +474,8 @@ impl Planner<'_> {
             let weights = &conv.weights[channel * depth..][..depth];
             let sum: i32 = weights.iter().map(|&weight| i32::from(weight)).sum();
             let given = conv.bias.get(channel).copied().unwrap_or(0);
-            bias[lane] = given.wrapping_sub(sum.wrapping_mul(zero_point));
+            let cross = if crossed { kernels::cross(weights) } else { 0 };
+            bias[lane] = given.wrapping_sub(sum.wrapping_mul(zero_point)).wrapping_sub(cross);
             let scale = conv.weight_scales[if conv.weight_scales.len() == 1 { 0 } else { channel }];
             multipliers[lane] = numerics::multiplier(from.scale(), scale, to.scale());
         }

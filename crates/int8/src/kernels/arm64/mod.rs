@@ -31,6 +31,7 @@ const fn table(name: &'static str, packing: Packing, multiply: fn(&Multiply<'_>)
     Kernels {
         name,
         packing,
+        crosses: |_, _| false,
         tile_rows: 4,
         gather,
         multiply,

@@ -1,0 +1,268 @@
+//! Sums of products with AVX2 by Winograd's inner product (S. Winograd, A New Algorithm for Inner Product, 1968): half the
+//! multiplications and more additions instead, which have four ports where multiplications have two.
+//!
+//! With x of a row and w of a channel, for each four depths:
+//! x₀w₀ + x₁w₁ + x₂w₂ + x₃w₃ = (x₀ + w₂)(x₂ + w₀) + (x₁ + w₃)(x₃ + w₁) − (x₀x₂ + x₁x₃) − (w₀w₂ + w₁w₃).
+//! The third term is the same for all channels ([`own`]), the last one for all rows: the bias holds it ([`super::cross`]). Sums may
+//! wrap: what comes out is right modulo 2³².
+
+use std::arch::x86_64::*;
+
+use crate::kernels::aligned;
+use crate::kernels::avx2::{leave, opaque, prefetch};
+use crate::kernels::{BLOCK, Multiply, PAIRS_STEP, PANEL_ROWS};
+
+/// Rows of a tile: 4 · 2 sums, 4 weights, 2 inputs and 2 products fill 16 registers.
+const ROWS: usize = 4;
+/// In less depth the epilogues of more tiles cost more than is gained.
+const LEAST_DEPTH: usize = 64;
+/// For fewer channels the rows' own products cost too much.
+const FEWEST_CHANNELS: usize = 32;
+
+pub(crate) fn pays(depth: usize, channels: usize) -> bool {
+    depth >= LEAST_DEPTH && channels >= FEWEST_CHANNELS
+}
+
+/// [`super::avx2`]'s multiplication, for weights that are [`crossed`](super::PackedWeights::crossed).
+///
+/// # Safety
+/// The machine has AVX2 and FMA; the call has passed [`Multiply::check`]. `PLAIN` as `Epilogue::is_plain` says.
+#[target_feature(enable = "avx2,fma")]
+pub(crate) unsafe fn blocks<const PLAIN: bool>(call: &Multiply<'_>) {
+    let (count, channels) = (call.outputs.len(), call.channels.end);
+    let (depth, stride) = (call.weights.depth, call.panel_stride);
+    assert!(stride >= depth.next_multiple_of(16) && count * stride * 2 <= call.panel.len());
+    clear_rest(call);
+    let mut all = [0; PANEL_ROWS];
+    let products = &mut all[..count];
+    // SAFETY: whole rows are readable, as just checked; steps of depth are whole.
+    unsafe { own(call.panel.as_ptr().cast(), stride, depth, products) };
+    // Blocks of 4 KiB and more are worth asking for.
+    let fetches = depth >= 128;
+    for channel in call.channels.clone().step_by(BLOCK) {
+        let wide = channels - channel > BLOCK / 2;
+        let tiles = count.div_ceil(ROWS);
+        let mut row = 0;
+        for nth in 1..=tiles {
+            let rows = nth * count / tiles - row;
+            // SAFETY: rows row..row + rows exist; the block starts at a channel that exists.
+            unsafe {
+                match (rows, wide, nth == 1 && fetches && channel + BLOCK < channels) {
+                    (4, true, true) => tile::<4, 2, true, PLAIN>(call, products, row, channel),
+                    (3, true, true) => tile::<3, 2, true, PLAIN>(call, products, row, channel),
+                    (4, true, _) => tile::<4, 2, false, PLAIN>(call, products, row, channel),
+                    (3, true, _) => tile::<3, 2, false, PLAIN>(call, products, row, channel),
+                    (2, true, _) => tile::<2, 2, false, PLAIN>(call, products, row, channel),
+                    (_, true, _) => tile::<1, 2, false, PLAIN>(call, products, row, channel),
+                    (4, false, _) => tile::<4, 1, false, PLAIN>(call, products, row, channel),
+                    (3, false, _) => tile::<3, 1, false, PLAIN>(call, products, row, channel),
+                    (2, false, _) => tile::<2, 1, false, PLAIN>(call, products, row, channel),
+                    (_, false, _) => tile::<1, 1, false, PLAIN>(call, products, row, channel),
+                }
+            }
+            row += rows;
+        }
+    }
+}
+
+/// The products of each row's own values, as they enter its sums: one of `to` for each row.
+///
+/// # Safety
+/// The machine has AVX2. Rows of `depth` values, `stride` apart, are readable up to the next multiple of 16; `depth` is a multiple
+/// of [`PAIRS_STEP`].
+#[target_feature(enable = "avx2")]
+unsafe fn own(rows: *const i16, stride: usize, depth: usize, to: &mut [i32]) {
+    /// Where 16 values are kept: from 16 − n on, for n of them.
+    static KEPT: [i16; 32] = {
+        let mut kept = [0; 32];
+        let mut at = 0;
+        while at < 16 {
+            kept[at] = -1;
+            at += 1;
+        }
+        kept
+    };
+    let whole = depth / 16 * 16;
+    let last = to.len().saturating_sub(1);
+    for (nth, to) in to.chunks_mut(4).enumerate() {
+        // SAFETY: rows up to the last one, by contract; 16 masks follow `16 − rest`.
+        unsafe {
+            let kept = _mm256_loadu_si256(KEPT.as_ptr().add(16 - depth % 16).cast());
+            let sums: [__m256i; 4] = std::array::from_fn(|row| {
+                let row = rows.add((4 * nth + row).min(last) * stride);
+                let product = |values| _mm256_madd_epi16(values, _mm256_srli_epi64::<32>(values));
+                let mut sum = _mm256_setzero_si256();
+                for at in (0..whole).step_by(16) {
+                    let values = _mm256_loadu_si256(row.add(at).cast());
+                    sum = _mm256_add_epi32(sum, product(values));
+                }
+                if whole < depth {
+                    let values = _mm256_loadu_si256(row.add(whole).cast());
+                    sum = _mm256_add_epi32(sum, product(_mm256_and_si256(values, kept)));
+                }
+                sum
+            });
+            // The odd words of each are zero.
+            let joined = |a, b| _mm256_or_si256(a, _mm256_slli_epi64::<32>(b));
+            let (first, second) = (joined(sums[0], sums[1]), joined(sums[2], sums[3]));
+            let sums = _mm256_add_epi32(
+                _mm256_unpacklo_epi64(first, second),
+                _mm256_unpackhi_epi64(first, second),
+            );
+            let sums =
+                _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
+            let mut found = [0; 4];
+            _mm_storeu_si128(found.as_mut_ptr().cast(), sums);
+            to.copy_from_slice(&found[..to.len()]);
+        }
+    }
+}
+
+/// Values that fill up a row's depth meet weights of zero, but must not be so great that a sum of two leaves i16.
+fn clear_rest(call: &Multiply<'_>) {
+    let rest = call.weights.depth_given..call.weights.depth;
+    if !rest.is_empty() {
+        let panel = aligned::words(call.panel);
+        for row in 0..call.outputs.len() {
+            panel[row * call.panel_stride..][rest.clone()].iter().for_each(|value| value.set(0));
+        }
+    }
+}
+
+/// `ROWS` panel rows times `HALVES` · 8 channels; the `FIRST` one of a block fetches weights ahead.
+///
+/// # Safety
+/// As for [`blocks`]; `own` has one product for each row, the rows exist and `channel` starts a block.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn tile<const ROWS: usize, const HALVES: usize, const FIRST: bool, const PLAIN: bool>(
+    call: &Multiply<'_>,
+    own: &[i32],
+    row: usize,
+    channel: usize,
+) {
+    let depth = call.weights.depth;
+    // Two steps at once: the loop would otherwise take more instructions than fit beside the sums.
+    let paired = depth / (2 * PAIRS_STEP) * (2 * PAIRS_STEP);
+    // SAFETY: check() gave panel rows · stride >= row · stride + depth values, whole blocks of weights and bias.
+    unsafe {
+        let bias = call.epilogue.bias.as_ptr().add(channel);
+        let bias: [__m256i; HALVES] =
+            std::array::from_fn(|half| _mm256_loadu_si256(bias.add(8 * half).cast()));
+        let own = own.as_ptr().add(row);
+        let mut sums: [[__m256i; HALVES]; ROWS] = std::array::from_fn(|row| {
+            let own = _mm256_set1_epi32(own.add(row).read());
+            bias.map(|bias| _mm256_sub_epi32(bias, own))
+        });
+        let mut weights = call.weights.values.words().as_ptr().add(channel * depth);
+        let panel = call.panel.as_ptr().cast::<i16>().add(row * call.panel_stride);
+        let rows: [*const i16; ROWS] =
+            std::array::from_fn(|row| opaque(panel.add(row * call.panel_stride)));
+        for at in (0..paired).step_by(2 * PAIRS_STEP) {
+            if FIRST {
+                prefetch(weights);
+                prefetch(weights.wrapping_add(PAIRS_STEP * BLOCK));
+            }
+            step(&rows, at, weights, &mut sums);
+            step(&rows, at + PAIRS_STEP, weights.add(PAIRS_STEP * BLOCK), &mut sums);
+            weights = weights.add(2 * PAIRS_STEP * BLOCK);
+        }
+        if paired < depth {
+            step(&rows, paired, weights, &mut sums);
+        }
+        leave::<ROWS, HALVES, PLAIN>(call, &sums, row, channel);
+    }
+}
+
+/// Four depths of a tile.
+///
+/// # Safety
+/// As for [`tile`]; `at` is less than the depth.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn step<const ROWS: usize, const HALVES: usize>(
+    rows: &[*const i16; ROWS],
+    at: usize,
+    weights: *const i16,
+    sums: &mut [[__m256i; HALVES]; ROWS],
+) {
+    // SAFETY: by contract.
+    unsafe {
+        let load = |at: usize| _mm256_load_si256(weights.add(at).cast());
+        let near: [__m256i; HALVES] = std::array::from_fn(|half| load(16 * half));
+        let far: [__m256i; HALVES] = std::array::from_fn(|half| load(2 * BLOCK + 16 * half));
+        for (row, sums) in rows.iter().zip(sums) {
+            let input = |at: usize| _mm256_set1_epi32(row.add(at).cast::<i32>().read_unaligned());
+            let (first, second) = (input(at), input(at + 2));
+            for half in 0..HALVES {
+                let products = _mm256_madd_epi16(
+                    _mm256_add_epi16(first, far[half]),
+                    _mm256_add_epi16(second, near[half]),
+                );
+                sums[half] = _mm256_add_epi32(sums[half], products);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::kernels::aligned::Aligned;
+    use crate::kernels::{self, Epilogue, Kernels, PackedWeights};
+
+    /// What scratch memory holds behind a row's depth is of another layer, and may be the greatest there is.
+    #[test]
+    fn rest_of_a_row_does_not_matter() {
+        const ROWS: usize = 5;
+        const CHANNELS: usize = 40;
+        for (depth, rest) in [(65, i16::MAX), (66, i16::MIN), (67, i16::MAX)] {
+            let weights: Vec<i8> =
+                (0..CHANNELS * depth).map(|at| (at * 37 % 256) as u8 as i8).collect();
+            let bytes = |name: &str| {
+                let kernels = Kernels::by_name(name)?;
+                let weights_packed = PackedWeights::new(&weights, CHANNELS, kernels);
+                let padded = CHANNELS.next_multiple_of(BLOCK);
+                let mut bias = vec![0; padded];
+                if weights_packed.crossed {
+                    for (bias, weights) in bias.iter_mut().zip(weights.chunks_exact(depth)) {
+                        *bias = -kernels::cross(weights);
+                    }
+                }
+                let epilogue = Epilogue {
+                    bias,
+                    multipliers: vec![0.001; padded],
+                    zero_point: 100,
+                    low: 0,
+                    high: 255,
+                    fits: true,
+                    sum: None,
+                };
+                let stride = depth.next_multiple_of(16);
+                let mut panel = Aligned::new(2 * ROWS * stride);
+                for (row, values) in panel.words_mut().chunks_exact_mut(stride).enumerate() {
+                    for (at, value) in values.iter_mut().enumerate() {
+                        *value = if at < depth { (at * 91 + row) as i16 % 256 } else { rest };
+                    }
+                }
+                let arena = vec![Cell::new(0); ROWS * padded];
+                let outputs: Vec<usize> = (0..ROWS).map(|row| row * padded).collect();
+                (kernels.multiply)(&Multiply {
+                    panel: panel.cells(),
+                    panel_stride: stride,
+                    weights: &weights_packed,
+                    channels: 0..CHANNELS,
+                    epilogue: &epilogue,
+                    arena: &arena,
+                    outputs: &outputs,
+                    others: &[],
+                });
+                Some((weights_packed.crossed, arena))
+            };
+            let Some((crossed, found)) = bytes("avx2") else { return };
+            assert!(crossed, "this depth is to be crossed");
+            assert_eq!(Some((false, found)), bytes("scalar"), "depth {depth}");
+        }
+    }
+}
