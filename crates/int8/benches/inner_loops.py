@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-# The inner loops of the kernels and what llvm-mca says of them: cycles a round, products a cycle.
+# The inner loops of the kernels and what llvm-mca says of them: cycles a round, what the busiest unit needs, products a cycle.
 #   inner_loops.py BINARY
-# BINARY holds the engine and is not stripped: for aarch64 target/aarch64-…/release/ocelli, for x86
-# target/kernels/deps/nets-… (cargo bench -p ocelli-int8 --profile kernels --no-run).
+# BINARY holds the engine and is not stripped: target/kernels/deps/nets-… (cargo bench -p ocelli-int8 --profile kernels --no-run), for
+# aarch64 the same in target/aarch64-…/ (cross/loops.sh builds it and runs this).
 # Needs llvm-objdump and llvm-mca, 16 or later for x86 (Debian package llvm-19).
 import re
 import shutil
@@ -72,14 +72,15 @@ def loops(body):
 
 
 def cycles(text, core, machine):
-    """Cycles of one round in a long run."""
+    """Cycles of one round in a long run, and the least that the busiest unit needs."""
     command = [tool("llvm-mca"), f"-mtriple={machine['triple']}", f"-mcpu={core}", "-iterations=200"]
     command.append(f"-mattr={machine['mattr']}")
     if machine is X86:
         text = ".intel_syntax noprefix\n" + text
     result = subprocess.run(command, input=text, capture_output=True, text=True)
-    match = re.search(r"Total Cycles:\s+(\d+)", result.stdout)
-    return int(match[1]) / 200 if match else None
+    total = re.search(r"Total Cycles:\s+(\d+)", result.stdout)
+    least = re.search(r"Block RThroughput:\s+([0-9.]+)", result.stdout)
+    return (int(total[1]) / 200, float(least[1])) if total and least else None
 
 
 def main():
@@ -92,6 +93,10 @@ def main():
         for loop in loops(body):
             counted = [products(mnemonic, operands) for _, mnemonic, operands in loop]
             total = sum(count for count, _ in counted)
+            # Winograd's inner product: two additions stand for as many multiplications.
+            multiplications = sum(mnemonic == "vpmaddwd" for _, mnemonic, _ in loop)
+            if multiplications and sum(mnemonic == "vpaddw" for _, mnemonic, _ in loop) == 2 * multiplications:
+                total *= 2
             kinds = {kind for count, kind in counted if count}
             for kind in kinds & set(CORES) if total >= 64 else ():
                 # Of loops that multiply as much, the shortest: the others hold a rare case besides.
@@ -104,7 +109,8 @@ def main():
             print(f"{name}: {kind}, {len(loop)} instructions, {total} products")
             for core in CORES[kind]:
                 if (taken := cycles(text, core, machine)) is not None:
-                    print(f"  {core}: {taken:.1f} cycles, {total / taken:.1f} products a cycle")
+                    taken, least = taken
+                    print(f"  {core}: {taken:.1f} cycles, {least:.1f} at least; {total / taken:.1f} products a cycle")
 
 
 main()
