@@ -9,7 +9,7 @@
 use std::arch::x86_64::*;
 
 use crate::kernels::aligned;
-use crate::kernels::avx2::{leave, opaque, prefetch};
+use crate::kernels::avx2::{leave, opaque};
 use crate::kernels::{BLOCK, Multiply, PAIRS_STEP, PANEL_ROWS};
 
 /// Rows of a tile: 4 · 2 sums, 4 weights, 2 inputs and 2 products fill 16 registers.
@@ -49,7 +49,6 @@ pub(crate) unsafe fn blocks<const PLAIN: bool>(call: &Multiply<'_>) {
             unsafe {
                 match (rows, wide, nth == 1 && fetches && channel + BLOCK < channels) {
                     (4, true, true) => tile::<4, 2, true, PLAIN>(call, products, row, channel),
-                    (3, true, true) => tile::<3, 2, true, PLAIN>(call, products, row, channel),
                     (4, true, _) => tile::<4, 2, false, PLAIN>(call, products, row, channel),
                     (3, true, _) => tile::<3, 2, false, PLAIN>(call, products, row, channel),
                     (2, true, _) => tile::<2, 2, false, PLAIN>(call, products, row, channel),
@@ -141,8 +140,6 @@ unsafe fn tile<const ROWS: usize, const HALVES: usize, const FIRST: bool, const 
     channel: usize,
 ) {
     let depth = call.weights.depth;
-    // Two steps at once: the loop would otherwise take more instructions than fit beside the sums.
-    let paired = depth / (2 * PAIRS_STEP) * (2 * PAIRS_STEP);
     // SAFETY: check() gave panel rows · stride >= row · stride + depth values, whole blocks of weights and bias.
     unsafe {
         let bias = call.epilogue.bias.as_ptr().add(channel);
@@ -157,19 +154,140 @@ unsafe fn tile<const ROWS: usize, const HALVES: usize, const FIRST: bool, const 
         let panel = call.panel.as_ptr().cast::<i16>().add(row * call.panel_stride);
         let rows: [*const i16; ROWS] =
             std::array::from_fn(|row| opaque(panel.add(row * call.panel_stride)));
-        for at in (0..paired).step_by(2 * PAIRS_STEP) {
-            if FIRST {
-                prefetch(weights);
-                prefetch(weights.wrapping_add(PAIRS_STEP * BLOCK));
+        let mut at = 0;
+        if let (Some(rows), Some(sums)) = (whole(&rows), whole_mut(&mut sums)) {
+            at = depth / (2 * PAIRS_STEP) * (2 * PAIRS_STEP);
+            if at > 0 {
+                pairs_of_steps::<FIRST>(rows, weights, at, sums);
+                weights = weights.add(at * BLOCK);
             }
-            step(&rows, at, weights, &mut sums);
-            step(&rows, at + PAIRS_STEP, weights.add(PAIRS_STEP * BLOCK), &mut sums);
-            weights = weights.add(2 * PAIRS_STEP * BLOCK);
         }
-        if paired < depth {
-            step(&rows, paired, weights, &mut sums);
+        while at < depth {
+            step(&rows, at, weights, &mut sums);
+            (at, weights) = (at + PAIRS_STEP, weights.add(PAIRS_STEP * BLOCK));
         }
         leave::<ROWS, HALVES, PLAIN>(call, &sums, row, channel);
+    }
+}
+
+/// A whole tile's rows.
+fn whole<const N: usize>(rows: &[*const i16; N]) -> Option<&[*const i16; ROWS]> {
+    rows.as_slice().try_into().ok()
+}
+
+/// A whole tile's sums.
+fn whole_mut<const N: usize, const HALVES: usize>(
+    sums: &mut [[__m256i; HALVES]; N],
+) -> Option<&mut [__m256i; 2 * ROWS]> {
+    sums.as_flattened_mut().try_into().ok()
+}
+
+/// `depth` depths of a whole tile, 8 at a time. In assembly, because the compiler moves loads forward until it has to put sums aside
+/// for want of registers.
+///
+/// # Safety
+/// As for [`tile`]; `depth` is a multiple of 8 and not zero.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn pairs_of_steps<const FIRST: bool>(
+    rows: &[*const i16; ROWS],
+    weights: *const i16,
+    depth: usize,
+    sums: &mut [__m256i; 2 * ROWS],
+) {
+    /// A row at 4 depths, times 16 channels.
+    macro_rules! row {
+        ($row:literal, $first:literal, $second:literal, $at:literal) => {
+            concat!(
+                "vpbroadcastd {x}, [{",
+                $row,
+                "} + {at} + ",
+                $at,
+                "]\n",
+                "vpbroadcastd {y}, [{",
+                $row,
+                "} + {at} + ",
+                $at,
+                " + 4]\n",
+                "vpaddw {t}, {x}, {far0}\n",
+                "vpaddw {u}, {y}, {near0}\n",
+                "vpmaddwd {t}, {t}, {u}\n",
+                "vpaddd {",
+                $first,
+                "}, {",
+                $first,
+                "}, {t}\n",
+                "vpaddw {x}, {x}, {far1}\n",
+                "vpaddw {y}, {y}, {near1}\n",
+                "vpmaddwd {x}, {x}, {y}\n",
+                "vpaddd {",
+                $second,
+                "}, {",
+                $second,
+                "}, {x}\n",
+            )
+        };
+    }
+    /// Four depths.
+    macro_rules! step {
+        ($at:literal, $weights:literal) => {
+            concat!(
+                "vmovdqa {near0}, [{weights} + ",
+                $weights,
+                "]\n",
+                "vmovdqa {near1}, [{weights} + ",
+                $weights,
+                " + 32]\n",
+                "vmovdqa {far0}, [{weights} + ",
+                $weights,
+                " + 64]\n",
+                "vmovdqa {far1}, [{weights} + ",
+                $weights,
+                " + 96]\n",
+                row!("row0", "a0", "b0", $at),
+                row!("row1", "a1", "b1", $at),
+                row!("row2", "a2", "b2", $at),
+                row!("row3", "a3", "b3", $at),
+            )
+        };
+    }
+    /// The loop, with what comes first in it.
+    macro_rules! run {
+        ($first:expr) => {
+            std::arch::asm!(
+                "2:",
+                $first,
+                step!("0", "0"),
+                step!("8", "128"),
+                "add {weights}, 256",
+                "add {at}, 16",
+                "cmp {at}, {end}",
+                "jb 2b",
+                row0 = in(reg) rows[0], row1 = in(reg) rows[1], row2 = in(reg) rows[2], row3 = in(reg) rows[3],
+                weights = inout(reg) weights => _, at = inout(reg) 0usize => _, end = in(reg) 2 * depth,
+                a0 = inout(ymm_reg) sums[0], b0 = inout(ymm_reg) sums[1],
+                a1 = inout(ymm_reg) sums[2], b1 = inout(ymm_reg) sums[3],
+                a2 = inout(ymm_reg) sums[4], b2 = inout(ymm_reg) sums[5],
+                a3 = inout(ymm_reg) sums[6], b3 = inout(ymm_reg) sums[7],
+                near0 = out(ymm_reg) _, near1 = out(ymm_reg) _, far0 = out(ymm_reg) _, far1 = out(ymm_reg) _,
+                x = out(ymm_reg) _, y = out(ymm_reg) _, t = out(ymm_reg) _, u = out(ymm_reg) _,
+                options(readonly, nostack),
+            )
+        };
+    }
+    // SAFETY: by contract: at each row `depth` values are read, at the weights as many for a block; prefetching reads nothing.
+    unsafe {
+        if FIRST {
+            // 2 KiB ahead, as `prefetch` does.
+            run!(concat!(
+                "prefetcht0 [{weights} + 2048]\n",
+                "prefetcht0 [{weights} + 2112]\n",
+                "prefetcht0 [{weights} + 2176]\n",
+                "prefetcht0 [{weights} + 2240]\n",
+            ));
+        } else {
+            run!("");
+        }
     }
 }
 
