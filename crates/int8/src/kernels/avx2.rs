@@ -355,34 +355,32 @@ pub(crate) unsafe fn finish<const ROWS: usize, const HALVES: usize>(
         let multipliers = call.epilogue.multipliers.as_ptr().add(channel);
         let multipliers: [__m256; HALVES] =
             std::array::from_fn(|half| _mm256_loadu_ps(multipliers.add(8 * half)));
-        let words = |sums: &[__m256i; HALVES]| {
-            let values: [__m256i; HALVES] =
-                std::array::from_fn(|half| scale(sums[half], multipliers[half]));
-            requantise.words(values[0], values[HALVES - 1])
-        };
         let outputs = call.outputs.as_ptr().add(row);
         let to = |row: usize| arena.add(*outputs.add(row) + channel);
-        let others = call.others.as_ptr().wrapping_add(row);
-        let plus = call.epilogue.sum.as_ref().map(|sum| Plus::new(sum));
-        let words = |row: usize| match &plus {
-            None => words(&sums[row]),
-            Some(plus) => {
-                plus.words::<HALVES>(words(&sums[row]), arena.add(*others.add(row) + channel))
+        let mut words: [__m256i; ROWS] = std::array::from_fn(|row| {
+            let value = |half: usize| scale(sums[row][half], multipliers[half]);
+            requantise.words(value(0), value(HALVES - 1))
+        });
+        // One place that adds, for all rows: what is called from many is compiled as a function, and called.
+        if let Some(plus) = call.epilogue.sum.as_ref().map(|sum| Plus::new(sum)) {
+            let others = call.others.as_ptr().add(row);
+            for (row, words) in words.iter_mut().enumerate() {
+                *words = plus.words::<HALVES>(*words, arena.add(*others.add(row) + channel));
             }
-        };
+        }
         if channels < BLOCK {
-            for row in 0..ROWS {
-                store(to(row), requantise.bytes(words(row)), channels);
+            for (row, words) in words.into_iter().enumerate() {
+                store(to(row), requantise.bytes(words), channels);
             }
             return;
         }
         for pair in (0..ROWS - 1).step_by(2) {
-            let [first, second] = requantise.rows(words(pair), words(pair + 1));
+            let [first, second] = requantise.rows(words[pair], words[pair + 1]);
             _mm_storeu_si128(to(pair).cast(), first);
             _mm_storeu_si128(to(pair + 1).cast(), second);
         }
         if ROWS % 2 == 1 {
-            _mm_storeu_si128(to(ROWS - 1).cast(), requantise.bytes(words(ROWS - 1)));
+            _mm_storeu_si128(to(ROWS - 1).cast(), requantise.bytes(words[ROWS - 1]));
         }
     }
 }
