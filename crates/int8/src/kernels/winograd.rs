@@ -137,23 +137,43 @@ fn pack<const SIDE: usize>(
     channels: usize,
     transform: impl Fn([i16; 3]) -> [i16; SIDE],
 ) -> (Aligned, usize) {
+    /// A pair of depths for each channel of a block: transformed at once, in vectors.
+    const LANES: usize = 2 * BLOCK;
     let places = SIDE * SIDE;
     let inputs = weights.len() / channels / 9;
     let depth = inputs.next_multiple_of(PAIRS_STEP);
     let mut values = Aligned::new(channels.next_multiple_of(BLOCK) * places * depth * 2);
-    let packed = values.words_mut();
-    for (channel, window) in weights.chunks_exact(9 * inputs).enumerate() {
-        let block = channel / BLOCK * BLOCK * places * depth;
-        for input in 0..inputs {
-            let tap =
-                |row: usize, column: usize| i16::from(window[(row * 3 + column) * inputs + input]);
-            let [first, second, third] =
-                [0, 1, 2].map(|column| transform([tap(0, column), tap(1, column), tap(2, column)]));
-            for (row, ((a, b), c)) in first.into_iter().zip(second).zip(third).enumerate() {
-                for (column, value) in transform([a, b, c]).into_iter().enumerate() {
+    let blocks = values.words_mut().chunks_exact_mut(BLOCK * places * depth);
+    for (packed, windows) in blocks.zip(weights.chunks(BLOCK * 9 * inputs)) {
+        for pair in 0..inputs.div_ceil(2) {
+            let mut taps = [[0; LANES]; 9];
+            for (channel, window) in windows.chunks_exact(9 * inputs).enumerate() {
+                for input in 2 * pair..inputs.min(2 * pair + 2) {
+                    for (tap, taps) in taps.iter_mut().enumerate() {
+                        taps[2 * channel + input % 2] = i16::from(window[tap * inputs + input]);
+                    }
+                }
+            }
+            let mut half = [[[0; LANES]; 3]; SIDE];
+            for column in 0..3 {
+                for lane in 0..LANES {
+                    let values = transform([0, 1, 2].map(|row| taps[3 * row + column][lane]));
+                    for (half, value) in half.iter_mut().zip(values) {
+                        half[column][lane] = value;
+                    }
+                }
+            }
+            for (row, half) in half.iter().enumerate() {
+                let mut whole = [[0; LANES]; SIDE];
+                for lane in 0..LANES {
+                    let values = transform([0, 1, 2].map(|column| half[column][lane]));
+                    for (whole, value) in whole.iter_mut().zip(values) {
+                        whole[lane] = value;
+                    }
+                }
+                for (column, whole) in whole.iter().enumerate() {
                     let place = SIDE * row + column;
-                    let pair = (place * depth / 2 + input / 2) * BLOCK + channel % BLOCK;
-                    packed[block + pair * 2 + input % 2] = value;
+                    packed[(place * depth / 2 + pair) * LANES..][..LANES].copy_from_slice(whole);
                 }
             }
         }
