@@ -48,7 +48,7 @@ test-parity: ## Compare with onnxruntime and Pillow on the labelled pictures in 
 	tests/parity/run.sh
 
 .PHONY: test-vnni
-test-vnni: ## The int8 kernels for VNNI on processors that Bochs emulates (Debian on x86_64; builds Bochs; half an hour)
+test-vnni: ## The int8 kernels for VNNI on processors that Bochs emulates (Debian on x86_64; builds Bochs, then ten minutes)
 	tests/vnni/run.sh
 
 .PHONY: test-npu
