@@ -107,7 +107,9 @@ pub fn agree(one: &Value, other: &Value) -> bool {
     if one.first().or(other.first()).is_some_and(|first| first.get("box").is_none()) {
         return one.iter().zip(other).next().is_some_and(near);
     }
-    one.len() == other.len()
+    // Two that see nothing show nothing.
+    !one.is_empty()
+        && one.len() == other.len()
         && one.iter().all(|a| other.iter().any(|b| near((a, b)) && overlap(a, b) >= 0.8))
 }
 
