@@ -104,6 +104,24 @@ proptest! {
         }
     }
 
+    #[test]
+    fn depthwise_convolutions_of_long_rows(seed: u64) {
+        let random = &mut Random(seed);
+        let channels = random.one_of(&[1, 8, 9, 15, 16, 24, 31, 32, 33, 40, 64, 71]);
+        let kernel = random.one_of(&[3, 5, 7]);
+        let window = Window::square(kernel, random.size(1, 2), kernel / 2);
+        let conv = random.conv(channels, channels, channels, window);
+        let mut builder = GraphBuilder::new();
+        let shape = Shape::new(1, random.size(1, 6), random.size(1, 130), channels);
+        let from = random.quantisation();
+        let x = builder
+            .input(shape.expect("in range"), from, InputForm::QuantisedNhwc)
+            .expect("in range");
+        let to = random.quantisation();
+        let y = builder.conv(x, conv, to).expect("in range");
+        finish(builder, y, random);
+    }
+
 }
 
 proptest! {

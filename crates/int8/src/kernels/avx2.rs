@@ -403,9 +403,6 @@ pub(crate) struct Requantise {
     low: __m256i,
     high: __m256i,
     zero_point: __m256i,
-    /// The limits as stored bytes.
-    low_byte: __m128i,
-    high_byte: __m128i,
 }
 
 impl Requantise {
@@ -420,25 +417,7 @@ impl Requantise {
             low: _mm256_set1_epi16(epilogue.low as i16),
             high: _mm256_set1_epi16(epilogue.high as i16),
             zero_point: _mm256_set1_epi16(epilogue.zero_point as i16),
-            low_byte: _mm_set1_epi8(epilogue.low as i8),
-            high_byte: _mm_set1_epi8(epilogue.high as i8),
         }
-    }
-
-    /// 8 + 8 scaled values that fit i32 as bytes within the limits, in order: narrowing saturates.
-    #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    pub(crate) fn plain(&self, first: __m256i, second: __m256i) -> __m128i {
-        let words = _mm256_adds_epi16(_mm256_packs_epi32(first, second), self.zero_point);
-        let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
-        let bytes = if self.is_signed {
-            let bytes = _mm_packs_epi16(low, high);
-            _mm_min_epi8(_mm_max_epi8(bytes, self.low_byte), self.high_byte)
-        } else {
-            let bytes = _mm_packus_epi16(low, high);
-            _mm_min_epu8(_mm_max_epu8(bytes, self.low_byte), self.high_byte)
-        };
-        _mm_shuffle_epi32::<0b11_01_10_00>(bytes)
     }
 
     /// 8 + 8 scaled values with the zero point, within the limits (those that [`Requantise::bytes`] does not keep by

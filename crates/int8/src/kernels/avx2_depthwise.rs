@@ -1,20 +1,28 @@
-//! Depthwise convolution with AVX2: 8 channels at a time along a row, the columns of the window kept in registers.
+//! Depthwise convolution with AVX2: two output rows at a time, 8 channels along them, then 32 channels to bytes.
 //!
 //! Two kernel rows are interleaved byte by byte and widened, so that one `vpmaddwd` does two taps of 8 channels.
 
 use std::arch::x86_64::*;
 
-use crate::kernels::avx2::{Requantise, scale, store};
+use crate::kernels::avx2::{opaque, store};
 use crate::kernels::{DEPTHWISE_BLOCK, Depthwise, portable};
 use crate::operator::Window;
 use crate::tensor::ElementType;
+
+/// Blocks of channels whose sums are taken before they become bytes: 32 bytes, a store.
+const BLOCKS: usize = 4;
+/// Output columns of a part of a row: its sums, its inputs and its outputs stay in the first-level cache.
+const PART: usize = 28;
+
+/// Sums of one pixel.
+type Sums = [__m256i; BLOCKS];
 
 /// All windows; 3×3, 5×5 and 7×7 with stride 1 or 2 are fast.
 pub(crate) fn takes(_: &Window) -> bool {
     true
 }
 
-/// One image: two output rows at a time where the stride lets them share what is loaded.
+/// One image.
 pub(crate) fn image(call: &Depthwise<'_>, n: usize) {
     #[target_feature(enable = "avx2,fma")]
     fn any(call: &Depthwise<'_>, n: usize) {
@@ -25,167 +33,219 @@ pub(crate) fn image(call: &Depthwise<'_>, n: usize) {
     // SAFETY: the table is handed out only after `is_available`.
     unsafe {
         match (kernel, strides, dilations, signed) {
-            ([3, 3], [1, 1], [1, 1], false) => rows::<3, 2, 1, false, 2>(call, n),
-            ([3, 3], [1, 1], [1, 1], true) => rows::<3, 2, 1, true, 2>(call, n),
-            ([3, 3], [2, 2], [1, 1], false) => rows::<3, 2, 2, false, 1>(call, n),
-            ([3, 3], [2, 2], [1, 1], true) => rows::<3, 2, 2, true, 1>(call, n),
-            ([5, 5], [1, 1], [1, 1], false) => rows::<5, 3, 1, false, 2>(call, n),
-            ([5, 5], [1, 1], [1, 1], true) => rows::<5, 3, 1, true, 2>(call, n),
-            ([5, 5], [2, 2], [1, 1], false) => rows::<5, 3, 2, false, 1>(call, n),
-            ([5, 5], [2, 2], [1, 1], true) => rows::<5, 3, 2, true, 1>(call, n),
-            ([7, 7], [1, 1], [1, 1], false) => rows::<7, 4, 1, false, 2>(call, n),
-            ([7, 7], [1, 1], [1, 1], true) => rows::<7, 4, 1, true, 2>(call, n),
-            ([7, 7], [2, 2], [1, 1], false) => rows::<7, 4, 2, false, 1>(call, n),
-            ([7, 7], [2, 2], [1, 1], true) => rows::<7, 4, 2, true, 1>(call, n),
+            ([3, 3], [1, 1], [1, 1], false) => rows::<3, 1, false>(call, n),
+            ([3, 3], [1, 1], [1, 1], true) => rows::<3, 1, true>(call, n),
+            ([3, 3], [2, 2], [1, 1], false) => rows::<3, 2, false>(call, n),
+            ([3, 3], [2, 2], [1, 1], true) => rows::<3, 2, true>(call, n),
+            ([5, 5], [1, 1], [1, 1], false) => rows::<5, 1, false>(call, n),
+            ([5, 5], [1, 1], [1, 1], true) => rows::<5, 1, true>(call, n),
+            ([5, 5], [2, 2], [1, 1], false) => rows::<5, 2, false>(call, n),
+            ([5, 5], [2, 2], [1, 1], true) => rows::<5, 2, true>(call, n),
+            ([7, 7], [1, 1], [1, 1], false) => rows::<7, 1, false>(call, n),
+            ([7, 7], [1, 1], [1, 1], true) => rows::<7, 1, true>(call, n),
+            ([7, 7], [2, 2], [1, 1], false) => rows::<7, 2, false>(call, n),
+            ([7, 7], [2, 2], [1, 1], true) => rows::<7, 2, true>(call, n),
             _ => any(call, n),
         }
     }
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn rows<
-    const SIDE: usize,
-    const PAIRS: usize,
-    const STEP: usize,
-    const SIGNED: bool,
-    const ROWS: usize,
->(
-    call: &Depthwise<'_>,
-    n: usize,
-) {
+fn rows<const SIDE: usize, const STEP: usize, const SIGNED: bool>(call: &Depthwise<'_>, n: usize) {
+    let mut sums = [[_mm256_setzero_si256(); BLOCKS]; 2 * PART];
     let mut y = call.rows.start;
     while y < call.rows.end {
         let first = call.check(n, y);
-        if ROWS == 2 && y + 1 < call.rows.end {
+        if y + 1 < call.rows.end {
             call.check(n, y + 1);
             // SAFETY: both rows were checked, and `first` is the upper one's.
-            unsafe { sweep::<SIDE, PAIRS, STEP, SIGNED, 2>(call, n, y, first) };
+            unsafe { sweep::<SIDE, STEP, SIGNED, 2>(call, n, y, first, &mut sums) };
             y += 2;
         } else {
             // SAFETY: the row was checked.
-            unsafe { sweep::<SIDE, PAIRS, STEP, SIGNED, 1>(call, n, y, first) };
+            unsafe { sweep::<SIDE, STEP, SIGNED, 1>(call, n, y, first, &mut sums) };
             y += 1;
         }
     }
 }
 
-/// `ROWS` output rows under a window of `SIDE` columns, each of `PAIRS` pairs of rows, moved by `STEP`. A second row
-/// takes the same pairs with weights shifted down by one.
+/// `ROWS` output rows under a window of `SIDE` columns that moves by `STEP`, part by part: first all sums, then all bytes.
+/// Pixel by pixel, the long way from sums to bytes would fill the processor's queues with what has to wait.
 ///
 /// # Safety
-/// `first` comes from [`Depthwise::check`] of row `y`; with two rows the stride is 1 and the next row is checked too.
+/// `first` comes from [`Depthwise::check`] of row `y`; with two rows the next one is checked too.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn sweep<
-    const SIDE: usize,
-    const PAIRS: usize,
-    const STEP: usize,
-    const SIGNED: bool,
-    const ROWS: usize,
->(
+unsafe fn sweep<const SIDE: usize, const STEP: usize, const SIGNED: bool, const ROWS: usize>(
     call: &Depthwise<'_>,
     n: usize,
     y: usize,
     first: usize,
+    sums: &mut [Sums; 2 * PART],
 ) {
     let shape = call.output.shape;
-    let requantise = Requantise::new(call.epilogue);
-    let is_plain = call.epilogue.is_plain();
-    let arena = call.arena.as_ptr().cast::<u8>().cast_mut();
-    let (row, pixel) = (call.input.row, call.input.pixel);
-    let packed = [call.weights.pairs.words().as_ptr(), call.weights.shifted.words().as_ptr()];
-    for channel in (0..shape.c).step_by(DEPTHWISE_BLOCK) {
-        let length = (shape.c - channel).min(DEPTHWISE_BLOCK);
-        // SAFETY: check() covers every tap of the rows for whole blocks of channels, and the output rows; weights,
-        // bias and multipliers are padded to whole blocks.
-        unsafe {
-            let weights: [[[__m256i; ROWS]; PAIRS]; SIDE] = std::array::from_fn(|column| {
-                std::array::from_fn(|pair| {
-                    std::array::from_fn(|row| {
-                        let words = packed[row].add(channel * SIDE * PAIRS * 2);
-                        _mm256_loadu_si256(words.add((column * PAIRS + pair) * 16).cast())
-                    })
-                })
-            });
-            let bias = _mm256_loadu_si256(call.epilogue.bias.as_ptr().add(channel).cast());
-            let multiplier = _mm256_loadu_ps(call.epilogue.multipliers.as_ptr().add(channel));
-            let mut from = arena.add(first + channel).cast_const();
-            let mut to = arena.add(call.output.at(n, y, 0) + channel);
-            let mut columns = [[_mm256_setzero_si256(); PAIRS]; SIDE];
-            for column in &mut columns[..SIDE - STEP] {
-                *column = load::<SIDE, PAIRS, SIGNED, ROWS>(from, row);
-                from = from.add(pixel);
+    for x in (0..shape.w).step_by(PART) {
+        let width = (shape.w - x).min(PART);
+        for group in (0..shape.c).step_by(BLOCKS * DEPTHWISE_BLOCK) {
+            let end = shape.c.min(group + BLOCKS * DEPTHWISE_BLOCK);
+            for channel in (group..end).step_by(DEPTHWISE_BLOCK) {
+                let from = first + x * STEP * call.input.pixel + channel;
+                let to = sums.as_mut_ptr().cast::<__m256i>();
+                // SAFETY: pixels and channels exist; there is room for the sums of both rows.
+                unsafe {
+                    let to = to.add((channel - group) / DEPTHWISE_BLOCK);
+                    add_up::<SIDE, STEP, SIGNED, ROWS>(call, channel, from, to, width);
+                }
             }
-            for _ in 0..shape.w {
-                for column in 0..STEP {
-                    let from = from.wrapping_add(column * pixel);
-                    columns[SIDE - STEP + column] = load::<SIDE, PAIRS, SIGNED, ROWS>(from, row);
-                }
-                from = from.wrapping_add(STEP * pixel);
-                let mut sums = [bias; ROWS];
-                for column in 0..SIDE {
-                    for pair in 0..PAIRS {
-                        for row in 0..ROWS {
-                            let weights = weights[column][pair][row];
-                            let products = _mm256_madd_epi16(columns[column][pair], weights);
-                            sums[row] = _mm256_add_epi32(sums[row], products);
-                        }
-                    }
-                }
-                let bytes = if is_plain {
-                    let [first, last] = [sums[0], sums[ROWS - 1]].map(|sums| {
-                        _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(sums), multiplier))
-                    });
-                    requantise.plain(first, last)
-                } else {
-                    let (first, last) =
-                        (scale(sums[0], multiplier), scale(sums[ROWS - 1], multiplier));
-                    requantise.bytes(requantise.words(first, last))
-                };
-                if length == DEPTHWISE_BLOCK {
-                    _mm_storel_epi64(to.cast(), bytes);
-                    if ROWS == 2 {
-                        _mm_storeh_pd(to.add(call.output.row).cast(), _mm_castsi128_pd(bytes));
-                    }
-                } else {
-                    store(to, bytes, length);
-                    if ROWS == 2 {
-                        store(to.add(call.output.row), _mm_unpackhi_epi64(bytes, bytes), length);
-                    }
-                }
-                to = to.wrapping_add(call.output.pixel);
-                for column in 0..SIDE - STEP {
-                    columns[column] = columns[column + STEP];
-                }
+            for row in 0..ROWS {
+                let to = call.output.at(n, y + row, x) + group;
+                let sums = &sums[row * PART..][..width];
+                // SAFETY: pixels and channels exist, and check() has seen their rows.
+                unsafe { leave(call, sums, group, to, end - group) };
             }
         }
     }
 }
 
-/// One column of the window: its rows in pairs, 8 channels. A single row's last pair has no lower half.
+/// The sums of 8 channels of `width` pixels, [`BLOCKS`] from one to the next, [`PART`] pixels from one row to the next.
+/// Each column of inputs is read once and enters the sums of all windows that it is in, so what moves along the row are
+/// the sums of windows that are not complete: no instruction is spent on that. Of two rows, the lower one takes the
+/// same pairs of input rows with weights shifted down by one (stride 1), or those from the second pair on.
 ///
 /// # Safety
-/// 8 bytes are readable at each of `SIDE + ROWS - 1` rows from `from`.
+/// `from` is the offset of the first tap in rows that [`Depthwise::check`] has seen, and `width` pixels are left in
+/// them; at `to` there is room for as many sums in `ROWS` rows.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn add_up<const SIDE: usize, const STEP: usize, const SIGNED: bool, const ROWS: usize>(
+    call: &Depthwise<'_>,
+    channel: usize,
+    from: usize,
+    mut to: *mut __m256i,
+    width: usize,
+) {
+    let (row, pixel) = (call.input.row, call.input.pixel);
+    // SAFETY: check() covers every tap of the rows for whole blocks of channels; weights and bias are padded to such.
+    unsafe {
+        let block = channel * SIDE * SIDE.div_ceil(2) * 2;
+        let packed = [&call.weights.pairs, &call.weights.shifted];
+        let packed = packed.map(|packed| packed.words().as_ptr().add(block));
+        let mut from = call.arena.as_ptr().cast::<u8>().add(from);
+        let bias = _mm256_loadu_si256(call.epilogue.bias.as_ptr().add(channel).cast());
+        // Of windows that are not complete, the leftmost one first.
+        let mut sums = [[bias; SIDE]; ROWS];
+        // A column of inputs, which is the given one of the leftmost window.
+        macro_rules! take {
+            ($column:expr) => {{
+                let column: usize = $column;
+                // Otherwise there would be a pointer for each row, and weights put aside on the stack.
+                let (start, weights) = (opaque(from), packed.map(opaque));
+                from = start.wrapping_add(pixel);
+                for pair in 0..(SIDE + (ROWS - 1) * STEP).div_ceil(2) {
+                    let is_last = 2 * pair + 1 == SIDE + (ROWS - 1) * STEP;
+                    let inputs = load::<SIGNED>(start.add(2 * pair * row), row, is_last);
+                    for window in 0..SIDE {
+                        for nth in 0..ROWS {
+                            let (weights, down) =
+                                if STEP == 2 { (weights[0], nth) } else { (weights[nth], 0) };
+                            let is_in = down..down + SIDE.div_ceil(2);
+                            if window * STEP <= column && is_in.contains(&pair) {
+                                let at =
+                                    (column - window * STEP) * SIDE.div_ceil(2) + pair - down;
+                                let weights = _mm256_load_si256(weights.add(at * 16).cast());
+                                let products = _mm256_madd_epi16(inputs, weights);
+                                sums[nth][window] = _mm256_add_epi32(sums[nth][window], products);
+                            }
+                        }
+                    }
+                }
+            }};
+        }
+        for column in 0..SIDE - STEP {
+            take!(column);
+        }
+        for _ in 0..width {
+            for column in SIDE - STEP..SIDE {
+                take!(column);
+            }
+            for (row, sums) in sums.iter_mut().enumerate() {
+                _mm256_store_si256(to.add(row * PART * BLOCKS), sums[0]);
+                for window in 1..SIDE {
+                    sums[window - 1] = sums[window];
+                }
+                sums[SIDE - 1] = bias;
+            }
+            to = to.wrapping_add(BLOCKS);
+        }
+    }
+}
+
+/// From the sums of a row's pixels to the bytes of `channels` channels, [`BLOCKS`] blocks or less.
+///
+/// # Safety
+/// `to` is the offset of the first pixel in a row that [`Depthwise::check`] has seen; the channels exist.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn leave(call: &Depthwise<'_>, sums: &[Sums], channel: usize, to: usize, channels: usize) {
+    let epilogue = call.epilogue;
+    let arena = call.arena.as_ptr().cast::<u8>().cast_mut();
+    // s8 bytes are u8 ones with the sign bit flipped.
+    let sign = if epilogue.low < 0 { 128 } else { 0 };
+    let zero_point = _mm256_set1_epi16((epilogue.zero_point + sign) as i16);
+    let low = _mm256_set1_epi8((epilogue.low + sign) as i8);
+    let high = _mm256_set1_epi8((epilogue.high + sign) as i8);
+    let sign = _mm256_set1_epi8(sign as i8);
+    let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    let is_plain = epilogue.is_plain();
+    // SAFETY: multipliers are padded to whole blocks of channels; the pixels have `channels` channels.
+    unsafe {
+        let multipliers: [__m256; BLOCKS] = std::array::from_fn(|block| {
+            let at = (channel + block * DEPTHWISE_BLOCK).min(epilogue.multipliers.len() - 8);
+            _mm256_loadu_ps(epilogue.multipliers.as_ptr().add(at))
+        });
+        let mut to = arena.add(to);
+        for sums in sums {
+            let mut scaled: [__m256; BLOCKS] = std::array::from_fn(|block| {
+                _mm256_mul_ps(_mm256_cvtepi32_ps(sums[block]), multipliers[block])
+            });
+            if !is_plain {
+                // What is cut here saturates below, but might not fit i32.
+                scaled = scaled.map(|value| _mm256_min_ps(value, _mm256_set1_ps(65_536.0)));
+            }
+            let [a, b, c, d] = scaled.map(|value| _mm256_cvtps_epi32(value));
+            let first = _mm256_adds_epi16(_mm256_packs_epi32(a, b), zero_point);
+            let second = _mm256_adds_epi16(_mm256_packs_epi32(c, d), zero_point);
+            let bytes = _mm256_packus_epi16(first, second);
+            let bytes = _mm256_min_epu8(_mm256_max_epu8(bytes, low), high);
+            let bytes = _mm256_permutevar8x32_epi32(_mm256_xor_si256(bytes, sign), order);
+            if channels == BLOCKS * DEPTHWISE_BLOCK {
+                _mm256_storeu_si256(to.cast(), bytes);
+            } else {
+                let (lower, upper) =
+                    (_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes));
+                store(to, lower, channels.min(16));
+                if channels > 16 {
+                    store(to.add(16), upper, channels - 16);
+                }
+            }
+            to = to.wrapping_add(call.output.pixel);
+        }
+    }
+}
+
+/// Two rows of inputs in pairs, 8 channels; or a last one, whose partner's weight is zero.
+///
+/// # Safety
+/// 8 bytes are readable at each of the rows from `from`.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn load<const SIDE: usize, const PAIRS: usize, const SIGNED: bool, const ROWS: usize>(
-    from: *const u8,
-    row: usize,
-) -> [__m256i; PAIRS] {
-    std::array::from_fn(|pair| {
-        // SAFETY: rows 2 · pair and, if there is one, 2 · pair + 1, by contract.
-        unsafe {
-            let upper = _mm_loadl_epi64(from.add(2 * pair * row).cast());
-            if 2 * pair + 1 == SIDE + ROWS - 1 {
-                // The weight of the other half is zero, so its sign bits do not matter.
-                return if SIGNED {
-                    _mm256_cvtepi8_epi32(upper)
-                } else {
-                    _mm256_cvtepu8_epi32(upper)
-                };
-            }
-            let lower = _mm_loadl_epi64(from.add((2 * pair + 1) * row).cast());
-            let both = _mm_unpacklo_epi8(upper, lower);
-            if SIGNED { _mm256_cvtepi8_epi16(both) } else { _mm256_cvtepu8_epi16(both) }
+unsafe fn load<const SIGNED: bool>(from: *const u8, row: usize, is_last: bool) -> __m256i {
+    // SAFETY: by contract.
+    unsafe {
+        let upper = _mm_loadl_epi64(from.cast());
+        if is_last {
+            // The weight of the other half is zero, so its sign bits do not matter.
+            return if SIGNED { _mm256_cvtepi8_epi32(upper) } else { _mm256_cvtepu8_epi32(upper) };
         }
-    })
+        let lower = _mm_loadl_epi64(from.add(row).cast());
+        let both = _mm_unpacklo_epi8(upper, lower);
+        if SIGNED { _mm256_cvtepi8_epi16(both) } else { _mm256_cvtepu8_epi16(both) }
+    }
 }
