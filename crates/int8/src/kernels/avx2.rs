@@ -132,100 +132,236 @@ fn multiply(call: &Multiply<'_>) {
     call.check::<i16>();
     // SAFETY: the table is handed out only after `is_available`; the call's reach was checked.
     unsafe {
-        match (call.weights.crossed, call.epilogue.is_plain()) {
-            (true, true) => avx2_inner::blocks::<true>(call),
-            (true, false) => avx2_inner::blocks::<false>(call),
-            (false, true) => blocks::<true>(call),
-            (false, false) => blocks::<false>(call),
+        match call.weights.crossed {
+            true => avx2_inner::blocks(call),
+            false => blocks(call),
         }
     }
 }
 
-/// `PLAIN` as [`Epilogue::is_plain`] says.
-///
+/// Tiles of one height, one below the other.
+pub(crate) struct Strip {
+    pub(crate) height: usize,
+    /// Its first row.
+    pub(crate) first: usize,
+    /// Tiles above it.
+    pub(crate) before: usize,
+    pub(crate) tiles: usize,
+}
+
+/// Rows in tiles of nearly equal height: a last tile of one row would wait for its own sums.
+pub(crate) fn strips(rows: usize, highest: usize) -> [Strip; 2] {
+    let tiles = rows.div_ceil(highest).max(1);
+    let (height, higher) = (rows / tiles, rows % tiles);
+    [
+        Strip { height: height + 1, first: 0, before: 0, tiles: higher },
+        Strip { height, first: higher * (height + 1), before: higher, tiles: tiles - higher },
+    ]
+}
+
+/// How a block of channels leaves.
+#[derive(Clone, Copy)]
+pub(crate) enum Leave {
+    /// Whole, without a residual sum, as [`Epilogue::is_plain`] says: u8.
+    Unsigned,
+    /// The same, s8.
+    Signed,
+    Wide,
+    /// At most 8 channels.
+    Narrow,
+}
+
+impl Leave {
+    pub(crate) fn new(call: &Multiply<'_>, channel: usize) -> Self {
+        match call.channels.end - channel {
+            BLOCK.. if call.epilogue.is_plain() && call.epilogue.low < 0 => Self::Signed,
+            BLOCK.. if call.epilogue.is_plain() => Self::Unsigned,
+            count if count > BLOCK / 2 => Self::Wide,
+            _ => Self::Narrow,
+        }
+    }
+}
+
+/// Calls a function of tiles with a strip's height, the halves of a block and how it leaves, as constants.
+macro_rules! by_height {
+    ($leave:expr, $strip:expr, [$($height:literal),*], $tiles:ident $arguments:tt) => {
+        match ($leave, $strip.height) {
+            $(
+                (Leave::Unsigned, $height) => $tiles::<$height, 2, UNSIGNED> $arguments,
+                (Leave::Signed, $height) => $tiles::<$height, 2, SIGNED> $arguments,
+                (Leave::Wide, $height) => $tiles::<$height, 2, ANY> $arguments,
+                (Leave::Narrow, $height) => $tiles::<$height, 1, ANY> $arguments,
+            )*
+            // A strip without tiles.
+            _ => {}
+        }
+    };
+}
+pub(crate) use by_height;
+
+/// [`Leave`] as a constant.
+pub(crate) const UNSIGNED: u8 = 0;
+pub(crate) const SIGNED: u8 = 1;
+pub(crate) const ANY: u8 = 2;
+
 /// # Safety
 /// The call has passed [`Multiply::check`].
 #[target_feature(enable = "avx2,fma")]
-unsafe fn blocks<const PLAIN: bool>(call: &Multiply<'_>) {
-    let channels = call.channels.end;
-    // Blocks of 4 KiB and more are worth asking for.
-    let fetches = call.weights.depth >= 128;
+unsafe fn blocks(call: &Multiply<'_>) {
+    let strips = strips(call.outputs.len(), ROWS);
     for channel in call.channels.clone().step_by(BLOCK) {
-        let wide = channels - channel > BLOCK / 2;
-        // Tiles of nearly equal height: a last tile of one row would wait for its own sums.
-        let count = call.outputs.len();
-        let tiles = count.div_ceil(ROWS);
-        let mut row = 0;
-        for nth in 1..=tiles {
-            let rows = nth * count / tiles - row;
-            // SAFETY: rows row..row + rows exist; the block starts at a channel that exists.
+        let leave = Leave::new(call, channel);
+        for strip in &strips {
+            // SAFETY: the strip's rows exist; the block starts at a channel that exists.
             unsafe {
-                match (rows, wide, nth == 1 && fetches && channel + BLOCK < channels) {
-                    (6, true, true) => tile::<6, 2, true, PLAIN>(call, row, channel),
-                    (5, true, true) => tile::<5, 2, true, PLAIN>(call, row, channel),
-                    (6, true, _) => tile::<6, 2, false, PLAIN>(call, row, channel),
-                    (5, true, _) => tile::<5, 2, false, PLAIN>(call, row, channel),
-                    (4, true, _) => tile::<4, 2, false, PLAIN>(call, row, channel),
-                    (3, true, _) => tile::<3, 2, false, PLAIN>(call, row, channel),
-                    (2, true, _) => tile::<2, 2, false, PLAIN>(call, row, channel),
-                    (_, true, _) => tile::<1, 2, false, PLAIN>(call, row, channel),
-                    (6, false, _) => tile::<6, 1, false, PLAIN>(call, row, channel),
-                    (5, false, _) => tile::<5, 1, false, PLAIN>(call, row, channel),
-                    (4, false, _) => tile::<4, 1, false, PLAIN>(call, row, channel),
-                    (3, false, _) => tile::<3, 1, false, PLAIN>(call, row, channel),
-                    (2, false, _) => tile::<2, 1, false, PLAIN>(call, row, channel),
-                    (_, false, _) => tile::<1, 1, false, PLAIN>(call, row, channel),
-                }
+                by_height!(leave, strip, [6, 5, 4, 3, 2, 1], tiles(call, strip, channel));
             }
-            row += rows;
         }
     }
 }
 
-/// `ROWS` panel rows times `HALVES` · 8 channels; the `FIRST` one of a block fetches weights ahead.
+/// Tiles of `ROWS` panel rows times `HALVES` · 8 channels.
 ///
 /// # Safety
-/// The call has passed [`Multiply::check`]; the rows exist and `channel` starts a block.
+/// The call has passed [`Multiply::check`]; the strip's rows exist, it is `ROWS` high, `channel` starts a block, and `HALVES` and
+/// `PLAIN` are as its [`Leave`] says.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn tile<const ROWS: usize, const HALVES: usize, const FIRST: bool, const PLAIN: bool>(
+unsafe fn tiles<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
     call: &Multiply<'_>,
-    row: usize,
+    strip: &Strip,
     channel: usize,
 ) {
-    let depth = call.weights.depth;
+    let (depth, stride) = (call.weights.depth, call.panel_stride);
+    let plain = Plain::new(call.epilogue, channel);
     // SAFETY: check() gave panel rows · stride >= row · stride + depth values, whole blocks of weights and bias.
-    let sums = unsafe {
+    unsafe {
         let bias = call.epilogue.bias.as_ptr().add(channel);
         let bias: [__m256i; HALVES] =
             std::array::from_fn(|half| _mm256_loadu_si256(bias.add(8 * half).cast()));
-        let mut sums = [bias; ROWS];
-        let mut weights = call.weights.values.words().as_ptr().add(channel * depth);
-        let panel = call.panel.as_ptr().cast::<i16>().add(row * call.panel_stride);
-        let starts: [*const i16; ROWS] =
-            std::array::from_fn(|row| opaque(panel.add(row * call.panel_stride)));
-        for at in (0..depth).step_by(PAIRS_STEP) {
-            if FIRST {
-                prefetch(weights);
+        let weights = call.weights.values.words().as_ptr().add(channel * depth);
+        let panel = call.panel.as_ptr().cast::<i16>();
+        for row in (strip.first..).step_by(ROWS).take(strip.tiles) {
+            let rows = panel.add(row * stride);
+            let mut sums = [bias; ROWS];
+            match sums.as_flattened_mut().try_into() {
+                Ok(sums) if ROWS == self::ROWS => whole(rows, stride, weights, depth, sums),
+                _ => part(rows, stride, weights, depth, &mut sums),
             }
-            for pair in 0..PAIRS_STEP / 2 {
-                let weights = weights.add(pair * 2 * BLOCK);
-                let block: [__m256i; HALVES] =
-                    std::array::from_fn(|half| _mm256_load_si256(weights.add(16 * half).cast()));
-                for row in 0..ROWS {
-                    let inputs = starts[row].add(at + 2 * pair).cast::<i32>();
-                    let inputs = _mm256_set1_epi32(inputs.read_unaligned());
-                    for half in 0..HALVES {
-                        let products = _mm256_madd_epi16(inputs, block[half]);
-                        sums[row][half] = _mm256_add_epi32(sums[row][half], products);
-                    }
+            leave::<ROWS, HALVES, LEAVE>(call, &plain, &sums, row, channel);
+        }
+    }
+}
+
+/// Adds the products of a whole tile, 4 depths at a time. In assembly, because the compiler moves loads forward until it has to
+/// put sums aside for want of registers.
+///
+/// # Safety
+/// As for [`tiles`]; `rows` is the first one; `depth` is not zero.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn whole(
+    rows: *const i16,
+    stride: usize,
+    weights: *const i16,
+    depth: usize,
+    sums: &mut [__m256i; 2 * ROWS],
+) {
+    /// A row at 2 depths, times 16 channels.
+    macro_rules! row {
+        ($row:literal, $first:literal, $second:literal, $at:literal) => {
+            concat!(
+                "vpbroadcastd {x}, [",
+                $row,
+                " + ",
+                $at,
+                "]\n",
+                "vpmaddwd {y}, {x}, {w0}\n",
+                "vpaddd {",
+                $first,
+                "}, {",
+                $first,
+                "}, {y}\n",
+                "vpmaddwd {x}, {x}, {w1}\n",
+                "vpaddd {",
+                $second,
+                "}, {",
+                $second,
+                "}, {x}\n",
+            )
+        };
+    }
+    /// Two depths.
+    macro_rules! pair {
+        ($at:literal, $weights:literal) => {
+            concat!(
+                "vmovdqa {w0}, [{weights} + ",
+                $weights,
+                "]\n",
+                "vmovdqa {w1}, [{weights} + ",
+                $weights,
+                " + 32]\n",
+                row!("{upper}", "a0", "b0", $at),
+                row!("{upper} + {stride}", "a1", "b1", $at),
+                row!("{upper} + 2*{stride}", "a2", "b2", $at),
+                row!("{lower}", "a3", "b3", $at),
+                row!("{lower} + {stride}", "a4", "b4", $at),
+                row!("{lower} + 2*{stride}", "a5", "b5", $at),
+            )
+        };
+    }
+    // SAFETY: by contract: at each row the depths are read, at the weights as many for a block.
+    unsafe {
+        std::arch::asm!(
+            "2:",
+            pair!("0", "0"),
+            pair!("4", "64"),
+            "add {weights}, 128",
+            "add {upper}, 8",
+            "add {lower}, 8",
+            "cmp {weights}, {end}",
+            "jb 2b",
+            upper = inout(reg) rows => _, lower = inout(reg) rows.add(3 * stride) => _, stride = in(reg) 2 * stride,
+            weights = inout(reg) weights => _, end = in(reg) weights.add(depth * BLOCK),
+            a0 = inout(ymm_reg) sums[0], b0 = inout(ymm_reg) sums[1],
+            a1 = inout(ymm_reg) sums[2], b1 = inout(ymm_reg) sums[3],
+            a2 = inout(ymm_reg) sums[4], b2 = inout(ymm_reg) sums[5],
+            a3 = inout(ymm_reg) sums[6], b3 = inout(ymm_reg) sums[7],
+            a4 = inout(ymm_reg) sums[8], b4 = inout(ymm_reg) sums[9],
+            a5 = inout(ymm_reg) sums[10], b5 = inout(ymm_reg) sums[11],
+            w0 = out(ymm_reg) _, w1 = out(ymm_reg) _, x = out(ymm_reg) _, y = out(ymm_reg) _,
+            options(readonly, nostack),
+        );
+    }
+}
+
+/// Adds the products of a tile of any height.
+///
+/// # Safety
+/// As for [`tiles`].
+#[inline(always)]
+unsafe fn part<const ROWS: usize, const HALVES: usize>(
+    rows: *const i16,
+    stride: usize,
+    mut weights: *const i16,
+    depth: usize,
+    sums: &mut [[__m256i; HALVES]; ROWS],
+) {
+    for at in (0..depth).step_by(2) {
+        // SAFETY: by contract.
+        unsafe {
+            let block: [__m256i; HALVES] =
+                std::array::from_fn(|half| _mm256_load_si256(weights.add(16 * half).cast()));
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let inputs = rows.add(row * stride + at).cast::<i32>();
+                let inputs = _mm256_set1_epi32(inputs.read_unaligned());
+                for half in 0..HALVES {
+                    let products = _mm256_madd_epi16(inputs, block[half]);
+                    sums[half] = _mm256_add_epi32(sums[half], products);
                 }
             }
-            weights = weights.add(PAIRS_STEP * BLOCK);
+            weights = weights.add(2 * BLOCK);
         }
-        sums
-    };
-    // SAFETY: by contract.
-    unsafe { leave::<ROWS, HALVES, PLAIN>(call, &sums, row, channel) }
+    }
 }
 
 /// The epilogue of a tile.
@@ -233,18 +369,44 @@ unsafe fn tile<const ROWS: usize, const HALVES: usize, const FIRST: bool, const 
 /// # Safety
 /// As for [`tile`].
 #[inline(always)]
-pub(crate) unsafe fn leave<const ROWS: usize, const HALVES: usize, const PLAIN: bool>(
+pub(crate) unsafe fn leave<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
     call: &Multiply<'_>,
+    plain: &Plain,
     sums: &[[__m256i; HALVES]; ROWS],
     row: usize,
     channel: usize,
 ) {
     // SAFETY: outputs and other operands were checked for whole blocks of channels.
     unsafe {
-        if PLAIN && HALVES == 2 && call.channels.end - channel >= BLOCK {
-            finish_plain::<ROWS, HALVES>(call, sums, row, channel);
+        if LEAVE == ANY {
+            // A copy, so that the sums themselves stay in registers.
+            finish::<ROWS, HALVES>(call, &{ *sums }, row, channel);
         } else {
-            finish::<ROWS, HALVES>(call, sums, row, channel);
+            finish_plain::<ROWS, HALVES, LEAVE>(call, plain, sums, row, channel);
+        }
+    }
+}
+
+/// The constants of [`finish_plain`], in memory: registers are for sums.
+#[repr(align(32))]
+pub(crate) struct Plain {
+    multipliers: [[f32; 8]; 2],
+    zero_point: [i16; 16],
+    low: [u8; 32],
+    high: [u8; 32],
+    /// Whether the limits are not those of the stored type.
+    limits: bool,
+}
+
+impl Plain {
+    pub(crate) fn new(epilogue: &Epilogue, channel: usize) -> Self {
+        let (multipliers, _) = epilogue.multipliers[channel..][..BLOCK].as_chunks();
+        Self {
+            multipliers: [multipliers[0], multipliers[1]],
+            zero_point: [epilogue.zero_point as i16; 16],
+            low: [epilogue.low as u8; 32],
+            high: [epilogue.high as u8; 32],
+            limits: ![(0, 255), (-128, 127)].contains(&(epilogue.low, epilogue.high)),
         }
     }
 }
@@ -277,30 +439,30 @@ pub(crate) fn opaque<T>(pointer: *const T) -> *const T {
 /// The epilogue of whole blocks without a residual sum. Compiled as a part of the tile, so that sums stay in registers.
 ///
 /// # Safety
-/// As for [`tile`]; the epilogue is plain, `HALVES` is 2 and there are 16 channels.
+/// As for [`tiles`]; the epilogue is plain, `HALVES` is 2 and there are 16 channels.
 #[inline(always)]
-pub(crate) unsafe fn finish_plain<const ROWS: usize, const HALVES: usize>(
+unsafe fn finish_plain<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
     call: &Multiply<'_>,
+    plain: &Plain,
     sums: &[[__m256i; HALVES]; ROWS],
     row: usize,
     channel: usize,
 ) {
     let arena = call.arena.as_ptr().cast::<u8>().cast_mut();
-    let is_signed = call.epilogue.low < 0;
-    // SAFETY: multipliers are padded to whole blocks; outputs hold 16 more bytes. The machine has the instructions.
+    // SAFETY: outputs hold 16 more bytes. The machine has the instructions.
     unsafe {
-        let multipliers = call.epilogue.multipliers.as_ptr().add(channel);
-        let multipliers = [_mm256_loadu_ps(multipliers), _mm256_loadu_ps(multipliers.add(8))];
-        let zero_point = _mm256_set1_epi16(call.epilogue.zero_point as i16);
-        let low = _mm256_set1_epi8(call.epilogue.low as i8);
-        let high = _mm256_set1_epi8(call.epilogue.high as i8);
+        let plain = &*opaque(plain);
+        let [low, high] =
+            [&plain.low, &plain.high].map(|limit| _mm256_load_si256(limit.as_ptr().cast()));
+        let zero_point = _mm256_load_si256(plain.zero_point.as_ptr().cast());
         let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
         let outputs = call.outputs.as_ptr().add(row);
         // Of 8 channels: scaled and rounded. Every product fits, and what follows saturates.
         macro_rules! scaled {
             ($row:expr, $half:literal) => {{
                 let value = _mm256_cvtepi32_ps(sums[$row][$half % HALVES]);
-                _mm256_cvtps_epi32(_mm256_mul_ps(value, multipliers[$half]))
+                let multipliers = _mm256_load_ps(plain.multipliers[$half].as_ptr());
+                _mm256_cvtps_epi32(_mm256_mul_ps(value, multipliers))
             }};
         }
         macro_rules! words {
@@ -316,13 +478,18 @@ pub(crate) unsafe fn finish_plain<const ROWS: usize, const HALVES: usize>(
             ($($first:literal),*) => { $(if $first < ROWS {
                 let (upper, lower) = ($first % ROWS, ($first + 1).min(ROWS - 1));
                 let words = [words!(upper), words!(lower)];
-                let bytes = if is_signed {
-                    let bytes = _mm256_packs_epi16(words[0], words[1]);
-                    _mm256_min_epi8(_mm256_max_epi8(bytes, low), high)
+                let mut bytes = if LEAVE == SIGNED {
+                    _mm256_packs_epi16(words[0], words[1])
                 } else {
-                    let bytes = _mm256_packus_epi16(words[0], words[1]);
-                    _mm256_min_epu8(_mm256_max_epu8(bytes, low), high)
+                    _mm256_packus_epi16(words[0], words[1])
                 };
+                if plain.limits {
+                    bytes = if LEAVE == SIGNED {
+                        _mm256_min_epi8(_mm256_max_epi8(bytes, low), high)
+                    } else {
+                        _mm256_min_epu8(_mm256_max_epu8(bytes, low), high)
+                    };
+                }
                 let bytes = _mm256_permutevar8x32_epi32(bytes, order);
                 let to = arena.add(*outputs.add(upper) + channel);
                 _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(bytes));

@@ -7,9 +7,10 @@
 //! wrap: what comes out is right modulo 2³².
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use crate::kernels::aligned;
-use crate::kernels::avx2::{leave, opaque};
+use crate::kernels::avx2::{ANY, Leave, Plain, SIGNED, Strip, UNSIGNED, by_height, leave, strips};
 use crate::kernels::{BLOCK, Multiply, PAIRS_STEP, PANEL_ROWS};
 
 /// Rows of a tile: 4 · 2 sums, 4 weights, 2 inputs and 2 products fill 16 registers.
@@ -19,6 +20,19 @@ const LEAST_DEPTH: usize = 64;
 /// For fewer channels the rows' own products cost too much.
 const FEWEST_CHANNELS: usize = 32;
 
+/// Depths at a time: their weights for a block and a tile's rows stay in the first-level cache.
+const PIECE: usize = 512;
+
+/// Values in a line of a cache.
+const LINE: usize = 32;
+/// Fewer tiles do not share the work of asking for weights.
+const FEWEST_TILES: usize = 4;
+/// Less depth is not worth asking for.
+const LEAST_AHEAD: usize = 128;
+
+/// Sums of a block between two pieces of depth, for each row.
+type Kept = [[[i32; 8]; 2]; PANEL_ROWS];
+
 pub(crate) fn pays(depth: usize, channels: usize) -> bool {
     depth >= LEAST_DEPTH && channels >= FEWEST_CHANNELS
 }
@@ -26,40 +40,71 @@ pub(crate) fn pays(depth: usize, channels: usize) -> bool {
 /// [`super::avx2`]'s multiplication, for weights that are [`crossed`](super::PackedWeights::crossed).
 ///
 /// # Safety
-/// The machine has AVX2 and FMA; the call has passed [`Multiply::check`]. `PLAIN` as `Epilogue::is_plain` says.
+/// The machine has AVX2 and FMA; the call has passed [`Multiply::check`].
 #[target_feature(enable = "avx2,fma")]
-pub(crate) unsafe fn blocks<const PLAIN: bool>(call: &Multiply<'_>) {
-    let (count, channels) = (call.outputs.len(), call.channels.end);
+pub(crate) unsafe fn blocks(call: &Multiply<'_>) {
+    let count = call.outputs.len();
     let (depth, stride) = (call.weights.depth, call.panel_stride);
     assert!(stride >= depth.next_multiple_of(16) && count * stride * 2 <= call.panel.len());
     clear_rest(call);
     let mut all = [0; PANEL_ROWS];
-    let products = &mut all[..count];
+    let own = &mut all[..count];
     // SAFETY: whole rows are readable, as just checked; steps of depth are whole.
-    unsafe { own(call.panel.as_ptr().cast(), stride, depth, products) };
-    // Blocks of 4 KiB and more are worth asking for.
-    let fetches = depth >= 128;
+    unsafe { self::own(call.panel.as_ptr().cast(), stride, depth, own) };
+    let mut kept = [[[0; 8]; 2]; PANEL_ROWS];
+    let strips = strips(count, ROWS);
+    let pieces = depth.div_ceil(PIECE);
+    let piece = |nth: usize| (nth * depth / pieces).next_multiple_of(2 * PAIRS_STEP).min(depth);
     for channel in call.channels.clone().step_by(BLOCK) {
-        let wide = channels - channel > BLOCK / 2;
-        let tiles = count.div_ceil(ROWS);
-        let mut row = 0;
-        for nth in 1..=tiles {
-            let rows = nth * count / tiles - row;
-            // SAFETY: rows row..row + rows exist; the block starts at a channel that exists.
-            unsafe {
-                match (rows, wide, nth == 1 && fetches && channel + BLOCK < channels) {
-                    (4, true, true) => tile::<4, 2, true, PLAIN>(call, products, row, channel),
-                    (4, true, _) => tile::<4, 2, false, PLAIN>(call, products, row, channel),
-                    (3, true, _) => tile::<3, 2, false, PLAIN>(call, products, row, channel),
-                    (2, true, _) => tile::<2, 2, false, PLAIN>(call, products, row, channel),
-                    (_, true, _) => tile::<1, 2, false, PLAIN>(call, products, row, channel),
-                    (4, false, _) => tile::<4, 1, false, PLAIN>(call, products, row, channel),
-                    (3, false, _) => tile::<3, 1, false, PLAIN>(call, products, row, channel),
-                    (2, false, _) => tile::<2, 1, false, PLAIN>(call, products, row, channel),
-                    (_, false, _) => tile::<1, 1, false, PLAIN>(call, products, row, channel),
+        let leave = Leave::new(call, channel);
+        for nth in 0..pieces {
+            let depths = piece(nth)..piece(nth + 1);
+            let part = Part { channel, ahead: Ahead::new(call, channel, &depths), depths, own };
+            for strip in &strips {
+                // SAFETY: the strip's rows exist; the block starts at a channel that exists.
+                unsafe {
+                    let kept = &mut kept;
+                    by_height!(leave, strip, [4, 3, 2, 1], tiles(call, strip, &part, kept));
                 }
             }
-            row += rows;
+        }
+    }
+}
+
+/// What tiles have in common.
+struct Part<'a> {
+    channel: usize,
+    depths: Range<usize>,
+    /// The products of each row's own values.
+    own: &'a [i32],
+    ahead: Ahead,
+}
+
+/// The weights that come after those of a part: each tile asks for its share, so that none waits for memory.
+struct Ahead {
+    weights: *const i16,
+    /// Lines for each tile.
+    share: usize,
+}
+
+impl Ahead {
+    fn new(call: &Multiply<'_>, channel: usize, depths: &Range<usize>) -> Self {
+        let depth = call.weights.depth;
+        let next = if depths.end < depth { channel } else { channel + BLOCK };
+        let at = next * depth + depths.end % depth * BLOCK;
+        let tiles = call.outputs.len().div_ceil(ROWS);
+        let lines = (depths.len() * BLOCK / LINE).div_ceil(tiles);
+        // A few tiles would ask for too much at a time, and a small block is soon there.
+        let share = if tiles < FEWEST_TILES || depths.len() < LEAST_AHEAD { 0 } else { lines };
+        Self { weights: call.weights.values.words().as_ptr().wrapping_add(at), share }
+    }
+
+    #[inline(always)]
+    fn fetch(&self, tile: usize) {
+        let first = self.weights.wrapping_add(tile * self.share * LINE);
+        for line in 0..self.share {
+            // SAFETY: a hint that reads nothing, for any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(first.wrapping_add(line * LINE).cast()) };
         }
     }
 }
@@ -128,69 +173,97 @@ fn clear_rest(call: &Multiply<'_>) {
     }
 }
 
-/// `ROWS` panel rows times `HALVES` · 8 channels; the `FIRST` one of a block fetches weights ahead.
+/// Tiles of `ROWS` panel rows times `HALVES` · 8 channels, over some depths: the first ones start with the bias, the last ones leave; in
+/// between sums are kept.
 ///
 /// # Safety
-/// As for [`blocks`]; `own` has one product for each row, the rows exist and `channel` starts a block.
+/// As for [`super::avx2`]'s; the part's `own` has one product for each row.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn tile<const ROWS: usize, const HALVES: usize, const FIRST: bool, const PLAIN: bool>(
+unsafe fn tiles<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
     call: &Multiply<'_>,
-    own: &[i32],
-    row: usize,
-    channel: usize,
+    strip: &Strip,
+    part: &Part<'_>,
+    kept: &mut Kept,
 ) {
-    let depth = call.weights.depth;
+    let (depth, stride) = (call.weights.depth, call.panel_stride);
+    let (channel, depths) = (part.channel, part.depths.clone());
+    let plain = Plain::new(call.epilogue, channel);
     // SAFETY: check() gave panel rows · stride >= row · stride + depth values, whole blocks of weights and bias.
     unsafe {
         let bias = call.epilogue.bias.as_ptr().add(channel);
         let bias: [__m256i; HALVES] =
             std::array::from_fn(|half| _mm256_loadu_si256(bias.add(8 * half).cast()));
-        let own = own.as_ptr().add(row);
-        let mut sums: [[__m256i; HALVES]; ROWS] = std::array::from_fn(|row| {
-            let own = _mm256_set1_epi32(own.add(row).read());
-            bias.map(|bias| _mm256_sub_epi32(bias, own))
-        });
-        let mut weights = call.weights.values.words().as_ptr().add(channel * depth);
-        let panel = call.panel.as_ptr().cast::<i16>().add(row * call.panel_stride);
-        let rows: [*const i16; ROWS] =
-            std::array::from_fn(|row| opaque(panel.add(row * call.panel_stride)));
-        let mut at = 0;
-        if let (Some(rows), Some(sums)) = (whole(&rows), whole_mut(&mut sums)) {
-            at = depth / (2 * PAIRS_STEP) * (2 * PAIRS_STEP);
-            if at > 0 {
-                pairs_of_steps::<FIRST>(rows, weights, at, sums);
-                weights = weights.add(at * BLOCK);
+        let weights = call.weights.values.words().as_ptr().add(channel * depth);
+        for nth in 0..strip.tiles {
+            part.ahead.fetch(strip.before + nth);
+            let row = strip.first + nth * ROWS;
+            let kept = kept.as_mut_ptr().add(row);
+            let mut sums: [[__m256i; HALVES]; ROWS] = if depths.start == 0 {
+                let own = part.own.as_ptr().add(row);
+                std::array::from_fn(|row| {
+                    let own = _mm256_set1_epi32(own.add(row).read());
+                    bias.map(|bias| _mm256_sub_epi32(bias, own))
+                })
+            } else {
+                std::array::from_fn(|row| {
+                    let kept = kept.add(row).cast::<__m256i>();
+                    std::array::from_fn(|half| _mm256_loadu_si256(kept.add(half)))
+                })
+            };
+            let rows = call.panel.as_ptr().cast::<i16>().add(row * stride);
+            multiply(rows, stride, weights, &depths, &mut sums);
+            if depths.end == depth {
+                leave::<ROWS, HALVES, LEAVE>(call, &plain, &sums, row, channel);
+                continue;
+            }
+            for (row, sums) in sums.iter().enumerate() {
+                for (half, &sums) in sums.iter().enumerate() {
+                    _mm256_storeu_si256(kept.add(row).cast::<__m256i>().add(half), sums);
+                }
             }
         }
-        while at < depth {
-            step(&rows, at, weights, &mut sums);
-            (at, weights) = (at + PAIRS_STEP, weights.add(PAIRS_STEP * BLOCK));
-        }
-        leave::<ROWS, HALVES, PLAIN>(call, &sums, row, channel);
     }
 }
 
-/// A whole tile's rows.
-fn whole<const N: usize>(rows: &[*const i16; N]) -> Option<&[*const i16; ROWS]> {
-    rows.as_slice().try_into().ok()
+/// Adds the products of some depths of a tile to its sums.
+///
+/// # Safety
+/// As for [`tiles`].
+#[inline(always)]
+unsafe fn multiply<const ROWS: usize, const HALVES: usize>(
+    rows: *const i16,
+    stride: usize,
+    weights: *const i16,
+    depths: &Range<usize>,
+    sums: &mut [[__m256i; HALVES]; ROWS],
+) {
+    let mut at = depths.start;
+    // SAFETY: by contract.
+    unsafe {
+        if let Ok(sums) = sums.as_flattened_mut().try_into() {
+            let last = at + depths.len() / (2 * PAIRS_STEP) * (2 * PAIRS_STEP);
+            if at < last {
+                pairs_of_steps(rows.add(at), stride, weights.add(at * BLOCK), last - at, sums);
+                at = last;
+            }
+        }
+        while at < depths.end {
+            step(rows.add(at), stride, weights.add(at * BLOCK), sums);
+            at += PAIRS_STEP;
+        }
+    }
 }
 
-/// A whole tile's sums.
-fn whole_mut<const N: usize, const HALVES: usize>(
-    sums: &mut [[__m256i; HALVES]; N],
-) -> Option<&mut [__m256i; 2 * ROWS]> {
-    sums.as_flattened_mut().try_into().ok()
-}
-
-/// `depth` depths of a whole tile, 8 at a time. In assembly, because the compiler moves loads forward until it has to put sums aside
+/// Some depths of a whole tile, 8 at a time. In assembly, because the compiler moves loads forward until it has to put sums aside
 /// for want of registers.
 ///
 /// # Safety
-/// As for [`tile`]; `depth` is a multiple of 8 and not zero.
+/// As for [`tiles`]; rows and weights start at the first depth; `depth` is a multiple of 8 and not zero.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn pairs_of_steps<const FIRST: bool>(
-    rows: &[*const i16; ROWS],
+unsafe fn pairs_of_steps(
+    rows: *const i16,
+    stride: usize,
     weights: *const i16,
     depth: usize,
     sums: &mut [__m256i; 2 * ROWS],
@@ -199,14 +272,14 @@ unsafe fn pairs_of_steps<const FIRST: bool>(
     macro_rules! row {
         ($row:literal, $first:literal, $second:literal, $at:literal) => {
             concat!(
-                "vpbroadcastd {x}, [{",
+                "vpbroadcastd {x}, [",
                 $row,
-                "} + {at} + ",
+                " + ",
                 $at,
                 "]\n",
-                "vpbroadcastd {y}, [{",
+                "vpbroadcastd {y}, [",
                 $row,
-                "} + {at} + ",
+                " + ",
                 $at,
                 " + 4]\n",
                 "vpaddw {t}, {x}, {far0}\n",
@@ -244,62 +317,46 @@ unsafe fn pairs_of_steps<const FIRST: bool>(
                 "vmovdqa {far1}, [{weights} + ",
                 $weights,
                 " + 96]\n",
-                row!("row0", "a0", "b0", $at),
-                row!("row1", "a1", "b1", $at),
-                row!("row2", "a2", "b2", $at),
-                row!("row3", "a3", "b3", $at),
+                row!("{upper}", "a0", "b0", $at),
+                row!("{upper} + {stride}", "a1", "b1", $at),
+                row!("{lower}", "a2", "b2", $at),
+                row!("{lower} + {stride}", "a3", "b3", $at),
             )
         };
     }
-    /// The loop, with what comes first in it.
-    macro_rules! run {
-        ($first:expr) => {
-            std::arch::asm!(
-                "2:",
-                $first,
-                step!("0", "0"),
-                step!("8", "128"),
-                "add {weights}, 256",
-                "add {at}, 16",
-                "cmp {at}, {end}",
-                "jb 2b",
-                row0 = in(reg) rows[0], row1 = in(reg) rows[1], row2 = in(reg) rows[2], row3 = in(reg) rows[3],
-                weights = inout(reg) weights => _, at = inout(reg) 0usize => _, end = in(reg) 2 * depth,
-                a0 = inout(ymm_reg) sums[0], b0 = inout(ymm_reg) sums[1],
-                a1 = inout(ymm_reg) sums[2], b1 = inout(ymm_reg) sums[3],
-                a2 = inout(ymm_reg) sums[4], b2 = inout(ymm_reg) sums[5],
-                a3 = inout(ymm_reg) sums[6], b3 = inout(ymm_reg) sums[7],
-                near0 = out(ymm_reg) _, near1 = out(ymm_reg) _, far0 = out(ymm_reg) _, far1 = out(ymm_reg) _,
-                x = out(ymm_reg) _, y = out(ymm_reg) _, t = out(ymm_reg) _, u = out(ymm_reg) _,
-                options(readonly, nostack),
-            )
-        };
-    }
-    // SAFETY: by contract: at each row `depth` values are read, at the weights as many for a block; prefetching reads nothing.
+    // SAFETY: by contract: at each row the depths are read, at the weights as many for a block.
     unsafe {
-        if FIRST {
-            // 2 KiB ahead, as `prefetch` does.
-            run!(concat!(
-                "prefetcht0 [{weights} + 2048]\n",
-                "prefetcht0 [{weights} + 2112]\n",
-                "prefetcht0 [{weights} + 2176]\n",
-                "prefetcht0 [{weights} + 2240]\n",
-            ));
-        } else {
-            run!("");
-        }
+        std::arch::asm!(
+            "2:",
+            step!("0", "0"),
+            step!("8", "128"),
+            "add {weights}, 256",
+            "add {upper}, 16",
+            "add {lower}, 16",
+            "cmp {weights}, {end}",
+            "jb 2b",
+            upper = inout(reg) rows => _, lower = inout(reg) rows.add(2 * stride) => _, stride = in(reg) 2 * stride,
+            weights = inout(reg) weights => _, end = in(reg) weights.add(depth * BLOCK),
+            a0 = inout(ymm_reg) sums[0], b0 = inout(ymm_reg) sums[1],
+            a1 = inout(ymm_reg) sums[2], b1 = inout(ymm_reg) sums[3],
+            a2 = inout(ymm_reg) sums[4], b2 = inout(ymm_reg) sums[5],
+            a3 = inout(ymm_reg) sums[6], b3 = inout(ymm_reg) sums[7],
+            near0 = out(ymm_reg) _, near1 = out(ymm_reg) _, far0 = out(ymm_reg) _, far1 = out(ymm_reg) _,
+            x = out(ymm_reg) _, y = out(ymm_reg) _, t = out(ymm_reg) _, u = out(ymm_reg) _,
+            options(readonly, nostack),
+        );
     }
 }
 
 /// Four depths of a tile.
 ///
 /// # Safety
-/// As for [`tile`]; `at` is less than the depth.
+/// As for [`tiles`]; rows and weights start at the first of these depths.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn step<const ROWS: usize, const HALVES: usize>(
-    rows: &[*const i16; ROWS],
-    at: usize,
+    rows: *const i16,
+    stride: usize,
     weights: *const i16,
     sums: &mut [[__m256i; HALVES]; ROWS],
 ) {
@@ -308,9 +365,10 @@ unsafe fn step<const ROWS: usize, const HALVES: usize>(
         let load = |at: usize| _mm256_load_si256(weights.add(at).cast());
         let near: [__m256i; HALVES] = std::array::from_fn(|half| load(16 * half));
         let far: [__m256i; HALVES] = std::array::from_fn(|half| load(2 * BLOCK + 16 * half));
-        for (row, sums) in rows.iter().zip(sums) {
-            let input = |at: usize| _mm256_set1_epi32(row.add(at).cast::<i32>().read_unaligned());
-            let (first, second) = (input(at), input(at + 2));
+        for (row, sums) in sums.iter_mut().enumerate() {
+            let input = rows.add(row * stride).cast::<i32>();
+            let [first, second] =
+                [input, input.add(1)].map(|input| _mm256_set1_epi32(input.read_unaligned()));
             for half in 0..HALVES {
                 let products = _mm256_madd_epi16(
                     _mm256_add_epi16(first, far[half]),

@@ -4,7 +4,10 @@
 use std::arch::x86_64::*;
 
 use crate::kernels::aligned::Aligned;
-use crate::kernels::avx2::{self, Requantise, finish, finish_plain, scale, store};
+use crate::kernels::avx2::{
+    self, ANY, Leave, Plain, Requantise, SIGNED, Strip, UNSIGNED, by_height, leave, scale, store,
+    strips,
+};
 use crate::kernels::gather::Gather;
 use crate::kernels::vnni::{self, PACKING, Slice};
 use crate::kernels::{BLOCK, Depthwise, Kernels, Multiply, portable};
@@ -40,48 +43,39 @@ fn gather(call: &Gather<'_>, panel: &mut Aligned) {
 fn multiply(call: &Multiply<'_>) {
     call.check::<u8>();
     // SAFETY: the table is handed out only after `is_available`; the call's reach was checked.
-    unsafe {
-        match call.epilogue.is_plain() {
-            true => blocks::<true>(call),
-            false => blocks::<false>(call),
+    unsafe { blocks(call) }
+}
+
+/// # Safety
+/// The call has passed [`Multiply::check`].
+#[target_feature(enable = "avx2,fma,avxvnni")]
+unsafe fn blocks(call: &Multiply<'_>) {
+    let strips = strips(call.outputs.len(), ROWS);
+    for channel in call.channels.clone().step_by(BLOCK) {
+        let leave = Leave::new(call, channel);
+        for strip in &strips {
+            // SAFETY: the strip's rows exist; the block starts at a channel that exists.
+            unsafe {
+                by_height!(leave, strip, [6, 5, 4, 3, 2, 1], tiles(call, strip, channel));
+            }
         }
     }
 }
 
-/// `PLAIN` as [`Epilogue::is_plain`] says.
+/// Tiles of `ROWS` panel rows times `HALVES` · 8 channels.
 ///
 /// # Safety
-/// The call has passed [`Multiply::check`].
+/// As for [`avx2`]'s.
 #[target_feature(enable = "avx2,fma,avxvnni")]
-unsafe fn blocks<const PLAIN: bool>(call: &Multiply<'_>) {
-    let channels = call.channels.end;
-    for channel in call.channels.clone().step_by(BLOCK) {
-        let wide = channels - channel > BLOCK / 2;
-        // Tiles of nearly equal height: a last tile of one row would wait for its own sums.
-        let count = call.outputs.len();
-        let tiles = count.div_ceil(ROWS);
-        let mut row = 0;
-        for nth in 1..=tiles {
-            let rows = nth * count / tiles - row;
-            // SAFETY: rows row..row + rows exist; the block starts at a channel that exists.
-            unsafe {
-                match (rows, wide) {
-                    (6, true) => tile::<6, 2, PLAIN>(call, row, channel),
-                    (5, true) => tile::<5, 2, PLAIN>(call, row, channel),
-                    (4, true) => tile::<4, 2, PLAIN>(call, row, channel),
-                    (3, true) => tile::<3, 2, PLAIN>(call, row, channel),
-                    (2, true) => tile::<2, 2, PLAIN>(call, row, channel),
-                    (_, true) => tile::<1, 2, PLAIN>(call, row, channel),
-                    (6, false) => tile::<6, 1, PLAIN>(call, row, channel),
-                    (5, false) => tile::<5, 1, PLAIN>(call, row, channel),
-                    (4, false) => tile::<4, 1, PLAIN>(call, row, channel),
-                    (3, false) => tile::<3, 1, PLAIN>(call, row, channel),
-                    (2, false) => tile::<2, 1, PLAIN>(call, row, channel),
-                    (_, false) => tile::<1, 1, PLAIN>(call, row, channel),
-                }
-            }
-            row += rows;
-        }
+unsafe fn tiles<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
+    call: &Multiply<'_>,
+    strip: &Strip,
+    channel: usize,
+) {
+    let plain = Plain::new(call.epilogue, channel);
+    for row in (strip.first..).step_by(ROWS).take(strip.tiles) {
+        // SAFETY: by contract.
+        unsafe { tile::<ROWS, HALVES, LEAVE>(call, &plain, row, channel) };
     }
 }
 
@@ -89,9 +83,11 @@ unsafe fn blocks<const PLAIN: bool>(call: &Multiply<'_>) {
 ///
 /// # Safety
 /// The call has passed [`Multiply::check`]; the rows exist and `channel` starts a block.
+#[inline]
 #[target_feature(enable = "avx2,fma,avxvnni")]
-unsafe fn tile<const ROWS: usize, const HALVES: usize, const PLAIN: bool>(
+unsafe fn tile<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
     call: &Multiply<'_>,
+    plain: &Plain,
     row: usize,
     channel: usize,
 ) {
@@ -118,11 +114,7 @@ unsafe fn tile<const ROWS: usize, const HALVES: usize, const PLAIN: bool>(
             }
             weights = weights.add(4 * BLOCK);
         }
-        if PLAIN && HALVES == 2 && call.channels.end - channel >= BLOCK {
-            finish_plain::<ROWS, HALVES>(call, &sums, row, channel);
-        } else {
-            finish::<ROWS, HALVES>(call, &sums, row, channel);
-        }
+        leave::<ROWS, HALVES, LEAVE>(call, plain, &sums, row, channel);
     }
 }
 
