@@ -166,6 +166,8 @@ pub(crate) enum Leave {
     Unsigned,
     /// The same, s8.
     Signed,
+    /// Whole, with a residual sum.
+    Sum,
     Wide,
     /// At most 8 channels.
     Narrow,
@@ -176,6 +178,7 @@ impl Leave {
         match call.channels.end - channel {
             BLOCK.. if call.epilogue.is_plain() && call.epilogue.low < 0 => Self::Signed,
             BLOCK.. if call.epilogue.is_plain() => Self::Unsigned,
+            BLOCK.. if call.epilogue.sum.is_some() => Self::Sum,
             count if count > BLOCK / 2 => Self::Wide,
             _ => Self::Narrow,
         }
@@ -189,6 +192,7 @@ macro_rules! by_height {
             $(
                 (Leave::Unsigned, $height) => $tiles::<$height, 2, UNSIGNED> $arguments,
                 (Leave::Signed, $height) => $tiles::<$height, 2, SIGNED> $arguments,
+                (Leave::Sum, $height) => $tiles::<$height, 2, SUM> $arguments,
                 (Leave::Wide, $height) => $tiles::<$height, 2, ANY> $arguments,
                 (Leave::Narrow, $height) => $tiles::<$height, 1, ANY> $arguments,
             )*
@@ -202,7 +206,8 @@ pub(crate) use by_height;
 /// [`Leave`] as a constant.
 pub(crate) const UNSIGNED: u8 = 0;
 pub(crate) const SIGNED: u8 = 1;
-pub(crate) const ANY: u8 = 2;
+pub(crate) const SUM: u8 = 2;
+pub(crate) const ANY: u8 = 3;
 
 /// # Safety
 /// The call has passed [`Multiply::check`].
@@ -232,7 +237,7 @@ unsafe fn tiles<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
     channel: usize,
 ) {
     let (depth, stride) = (call.weights.depth, call.panel_stride);
-    let plain = Plain::new(call.epilogue, channel);
+    let constants = Constants::new(call.epilogue, channel);
     // SAFETY: check() gave panel rows · stride >= row · stride + depth values, whole blocks of weights and bias.
     unsafe {
         let bias = call.epilogue.bias.as_ptr().add(channel);
@@ -247,7 +252,7 @@ unsafe fn tiles<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
                 Ok(sums) if ROWS == self::ROWS => whole(rows, stride, weights, depth, sums),
                 _ => part(rows, stride, weights, depth, &mut sums),
             }
-            leave::<ROWS, HALVES, LEAVE>(call, &plain, &sums, row, channel);
+            leave::<ROWS, HALVES, LEAVE>(call, &constants, &sums, row, channel);
         }
     }
 }
@@ -367,38 +372,60 @@ unsafe fn part<const ROWS: usize, const HALVES: usize>(
 /// The epilogue of a tile.
 ///
 /// # Safety
-/// As for [`tile`].
+/// As for [`tiles`].
 #[inline(always)]
 pub(crate) unsafe fn leave<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
     call: &Multiply<'_>,
-    plain: &Plain,
+    constants: &Constants,
     sums: &[[__m256i; HALVES]; ROWS],
     row: usize,
     channel: usize,
 ) {
     // SAFETY: outputs and other operands were checked for whole blocks of channels.
     unsafe {
-        if LEAVE == ANY {
+        match LEAVE {
             // A copy, so that the sums themselves stay in registers.
-            finish::<ROWS, HALVES>(call, &{ *sums }, row, channel);
-        } else {
-            finish_plain::<ROWS, HALVES, LEAVE>(call, plain, sums, row, channel);
+            ANY => finish::<ROWS, HALVES>(call, &{ *sums }, row, channel),
+            SUM => finish_sum::<ROWS, HALVES>(call, constants, sums, row, channel),
+            _ => finish_plain::<ROWS, HALVES, LEAVE>(call, constants, sums, row, channel),
         }
     }
 }
 
-/// The constants of [`finish_plain`], in memory: registers are for sums.
+/// The constants of an epilogue in memory, for registers are for sums.
 #[repr(align(32))]
-pub(crate) struct Plain {
+pub(crate) struct Constants {
     multipliers: [[f32; 8]; 2],
     zero_point: [i16; 16],
     low: [u8; 32],
     high: [u8; 32],
     /// Whether the limits are not those of the stored type.
     limits: bool,
+    joint: Joint,
 }
 
-impl Plain {
+/// The constants of a residual sum.
+#[repr(align(32))]
+#[derive(Default)]
+struct Joint {
+    /// Zero point and limits of the convolution's own values.
+    zero_point: [f32; 8],
+    low: [f32; 8],
+    high: [f32; 8],
+    /// What own values and the others are multiplied by.
+    own: [f32; 8],
+    other: [f32; 8],
+    fixed: [f32; 8],
+    /// Limits of the sum.
+    least: [f32; 8],
+    most: [f32; 8],
+    limits: bool,
+    own_is_first: bool,
+    other_is_signed: bool,
+    is_signed: bool,
+}
+
+impl Constants {
     pub(crate) fn new(epilogue: &Epilogue, channel: usize) -> Self {
         let (multipliers, _) = epilogue.multipliers[channel..][..BLOCK].as_chunks();
         Self {
@@ -406,9 +433,45 @@ impl Plain {
             zero_point: [epilogue.zero_point as i16; 16],
             low: [epilogue.low as u8; 32],
             high: [epilogue.high as u8; 32],
-            limits: ![(0, 255), (-128, 127)].contains(&(epilogue.low, epilogue.high)),
+            limits: !is_whole(epilogue.low, epilogue.high),
+            joint: epilogue.sum.as_ref().map(|sum| Joint::new(epilogue, sum)).unwrap_or_default(),
         }
     }
+}
+
+impl Joint {
+    fn new(epilogue: &Epilogue, Sum { rule, role }: &Sum) -> Self {
+        let own_is_first = *role == Role::First;
+        let (own, other) = (rule.ratio_a, rule.ratio_b);
+        let (own, other) = if own_is_first { (own, other) } else { (other, own) };
+        let element = if own_is_first { rule.element_b } else { rule.element_a };
+        Self {
+            zero_point: [epilogue.zero_point as f32; 8],
+            low: [epilogue.low as f32; 8],
+            high: [epilogue.high as f32; 8],
+            own: [own; 8],
+            other: [other; 8],
+            fixed: [rule.fixed; 8],
+            least: [rule.low as f32; 8],
+            most: [rule.high as f32; 8],
+            limits: !keeps_limits(rule),
+            own_is_first,
+            other_is_signed: element == ElementType::S8,
+            is_signed: rule.low < 0,
+        }
+    }
+}
+
+/// Whether limits are those of a stored type, which narrowing to bytes keeps anyway.
+fn is_whole(low: i32, high: i32) -> bool {
+    [(0, 255), (-128, 127)].contains(&(low, high))
+}
+
+/// Whether narrowing to bytes keeps the limits of a sum.
+fn keeps_limits(rule: &AddRule) -> bool {
+    // Sums below this convert to i32, and saturate on the way to bytes.
+    let most = 256.0 * (rule.ratio_a.abs() + rule.ratio_b.abs()) + rule.fixed.abs();
+    is_whole(rule.low, rule.high) && most < 1e9
 }
 
 /// Asks for the weights of a later step, which come from as far as main memory when they are used for the first time.
@@ -443,7 +506,7 @@ pub(crate) fn opaque<T>(pointer: *const T) -> *const T {
 #[inline(always)]
 unsafe fn finish_plain<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
     call: &Multiply<'_>,
-    plain: &Plain,
+    constants: &Constants,
     sums: &[[__m256i; HALVES]; ROWS],
     row: usize,
     channel: usize,
@@ -451,17 +514,17 @@ unsafe fn finish_plain<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
     let arena = call.arena.as_ptr().cast::<u8>().cast_mut();
     // SAFETY: outputs hold 16 more bytes. The machine has the instructions.
     unsafe {
-        let plain = &*opaque(plain);
+        let constants = &*opaque(constants);
         let [low, high] =
-            [&plain.low, &plain.high].map(|limit| _mm256_load_si256(limit.as_ptr().cast()));
-        let zero_point = _mm256_load_si256(plain.zero_point.as_ptr().cast());
+            [&constants.low, &constants.high].map(|limit| _mm256_load_si256(limit.as_ptr().cast()));
+        let zero_point = _mm256_load_si256(constants.zero_point.as_ptr().cast());
         let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
         let outputs = call.outputs.as_ptr().add(row);
         // Of 8 channels: scaled and rounded. Every product fits, and what follows saturates.
         macro_rules! scaled {
             ($row:expr, $half:literal) => {{
                 let value = _mm256_cvtepi32_ps(sums[$row][$half % HALVES]);
-                let multipliers = _mm256_load_ps(plain.multipliers[$half].as_ptr());
+                let multipliers = _mm256_load_ps(constants.multipliers[$half].as_ptr());
                 _mm256_cvtps_epi32(_mm256_mul_ps(value, multipliers))
             }};
         }
@@ -483,7 +546,7 @@ unsafe fn finish_plain<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
                 } else {
                     _mm256_packus_epi16(words[0], words[1])
                 };
-                if plain.limits {
+                if constants.limits {
                     bytes = if LEAVE == SIGNED {
                         _mm256_min_epi8(_mm256_max_epi8(bytes, low), high)
                     } else {
@@ -503,8 +566,84 @@ unsafe fn finish_plain<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
     }
 }
 
+/// The epilogue of whole blocks with a residual sum, whose own values stay f32: they are whole numbers, so nothing is lost.
+///
 /// # Safety
-/// As for [`tile`].
+/// As for [`tiles`]; there is a sum, `HALVES` is 2 and there are 16 channels.
+#[inline(always)]
+unsafe fn finish_sum<const ROWS: usize, const HALVES: usize>(
+    call: &Multiply<'_>,
+    constants: &Constants,
+    sums: &[[__m256i; HALVES]; ROWS],
+    row: usize,
+    channel: usize,
+) {
+    let arena = call.arena.as_ptr().cast::<u8>().cast_mut();
+    // SAFETY: outputs and other operands hold 16 more bytes. The machine has the instructions.
+    unsafe {
+        let constants = &*opaque(constants);
+        let joint = &constants.joint;
+        let load = |values: &[f32; 8]| _mm256_load_ps(values.as_ptr());
+        let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        let (outputs, others) = (call.outputs.as_ptr().add(row), call.others.as_ptr().add(row));
+        macro_rules! joined {
+            ($row:expr, $half:literal, $other:expr) => {{
+                let value = _mm256_cvtepi32_ps(sums[$row][$half % HALVES]);
+                let value = _mm256_mul_ps(value, load(&constants.multipliers[$half]));
+                let value = _mm256_round_ps::<_MM_FROUND_CUR_DIRECTION>(value);
+                let value = _mm256_add_ps(value, load(&joint.zero_point));
+                let own = _mm256_min_ps(_mm256_max_ps(value, load(&joint.low)), load(&joint.high));
+                let bytes = _mm_loadl_epi64($other.add(8 * $half).cast());
+                let other = _mm256_cvtepi32_ps(match joint.other_is_signed {
+                    false => _mm256_cvtepu8_epi32(bytes),
+                    true => _mm256_cvtepi8_epi32(bytes),
+                });
+                let (own_ratio, other_ratio) = (load(&joint.own), load(&joint.other));
+                let mut sum = load(&joint.fixed);
+                if joint.own_is_first {
+                    sum = _mm256_fmadd_ps(other, other_ratio, sum);
+                    sum = _mm256_fmadd_ps(own, own_ratio, sum);
+                } else {
+                    sum = _mm256_fmadd_ps(own, own_ratio, sum);
+                    sum = _mm256_fmadd_ps(other, other_ratio, sum);
+                }
+                if joint.limits {
+                    sum = _mm256_max_ps(sum, load(&joint.least));
+                    sum = _mm256_min_ps(sum, load(&joint.most));
+                }
+                _mm256_cvtps_epi32(sum)
+            }};
+        }
+        macro_rules! words {
+            ($row:expr) => {{
+                let other = arena.add(*others.add($row) + channel).cast_const();
+                _mm256_packs_epi32(joined!($row, 0, other), joined!($row, 1, other))
+            }};
+        }
+        // Two rows at once; a last odd one is its own partner.
+        macro_rules! pairs {
+            ($($first:literal),*) => { $(if $first < ROWS {
+                let (upper, lower) = ($first % ROWS, ($first + 1).min(ROWS - 1));
+                let words = [words!(upper), words!(lower)];
+                let bytes = match joint.is_signed {
+                    true => _mm256_packs_epi16(words[0], words[1]),
+                    false => _mm256_packus_epi16(words[0], words[1]),
+                };
+                let bytes = _mm256_permutevar8x32_epi32(bytes, order);
+                let to = arena.add(*outputs.add(upper) + channel);
+                _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(bytes));
+                if upper != lower {
+                    let to = arena.add(*outputs.add(lower) + channel);
+                    _mm_storeu_si128(to.cast(), _mm256_extracti128_si256::<1>(bytes));
+                }
+            })* };
+        }
+        pairs!(0, 2, 4);
+    }
+}
+
+/// # Safety
+/// As for [`tiles`].
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 pub(crate) unsafe fn finish<const ROWS: usize, const HALVES: usize>(
@@ -578,8 +717,7 @@ impl Requantise {
     pub(crate) fn new(epilogue: &Epilogue) -> Self {
         let low = epilogue.sum.as_ref().map_or(epilogue.low, |sum| sum.rule.low);
         Self {
-            is_full: epilogue.sum.is_none()
-                && [(0, 255), (-128, 127)].contains(&(epilogue.low, epilogue.high)),
+            is_full: epilogue.sum.is_none() && is_whole(epilogue.low, epilogue.high),
             is_signed: low < 0,
             low: _mm256_set1_epi16(epilogue.low as i16),
             high: _mm256_set1_epi16(epilogue.high as i16),
@@ -649,13 +787,10 @@ impl Plus {
         let Sum { rule, role } = sum;
         let is_first = *role == Role::First;
         let element = if is_first { rule.element_b } else { rule.element_a };
-        // Sums below this convert to i32, and saturate on the way to bytes.
-        let most = 256.0 * (rule.ratio_a.abs() + rule.ratio_b.abs()) + rule.fixed.abs();
-        let whole = [(0, 255), (-128, 127)].contains(&(rule.low, rule.high));
         Self {
             is_first,
             is_signed: element == ElementType::S8,
-            is_full: whole && most < 1e9,
+            is_full: keeps_limits(rule),
             ratio_a: _mm256_set1_ps(rule.ratio_a),
             ratio_b: _mm256_set1_ps(rule.ratio_b),
             fixed: _mm256_set1_ps(rule.fixed),

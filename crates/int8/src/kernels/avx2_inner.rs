@@ -10,7 +10,9 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use crate::kernels::aligned;
-use crate::kernels::avx2::{ANY, Leave, Plain, SIGNED, Strip, UNSIGNED, by_height, leave, strips};
+use crate::kernels::avx2::{
+    ANY, Constants, Leave, SIGNED, SUM, Strip, UNSIGNED, by_height, leave, strips,
+};
 use crate::kernels::{BLOCK, Multiply, PAIRS_STEP, PANEL_ROWS};
 
 /// Rows of a tile: 4 · 2 sums, 4 weights, 2 inputs and 2 products fill 16 registers.
@@ -187,7 +189,7 @@ unsafe fn tiles<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
 ) {
     let (depth, stride) = (call.weights.depth, call.panel_stride);
     let (channel, depths) = (part.channel, part.depths.clone());
-    let plain = Plain::new(call.epilogue, channel);
+    let constants = Constants::new(call.epilogue, channel);
     // SAFETY: check() gave panel rows · stride >= row · stride + depth values, whole blocks of weights and bias.
     unsafe {
         let bias = call.epilogue.bias.as_ptr().add(channel);
@@ -213,7 +215,7 @@ unsafe fn tiles<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
             let rows = call.panel.as_ptr().cast::<i16>().add(row * stride);
             multiply(rows, stride, weights, &depths, &mut sums);
             if depths.end == depth {
-                leave::<ROWS, HALVES, LEAVE>(call, &plain, &sums, row, channel);
+                leave::<ROWS, HALVES, LEAVE>(call, &constants, &sums, row, channel);
                 continue;
             }
             for (row, sums) in sums.iter().enumerate() {

@@ -5,8 +5,8 @@ use std::arch::x86_64::*;
 
 use crate::kernels::aligned::Aligned;
 use crate::kernels::avx2::{
-    self, ANY, Leave, Plain, Requantise, SIGNED, Strip, UNSIGNED, by_height, leave, scale, store,
-    strips,
+    self, ANY, Constants, Leave, Requantise, SIGNED, SUM, Strip, UNSIGNED, by_height, leave, scale,
+    store, strips,
 };
 use crate::kernels::gather::Gather;
 use crate::kernels::vnni::{self, PACKING, Slice};
@@ -72,10 +72,10 @@ unsafe fn tiles<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
     strip: &Strip,
     channel: usize,
 ) {
-    let plain = Plain::new(call.epilogue, channel);
+    let constants = Constants::new(call.epilogue, channel);
     for row in (strip.first..).step_by(ROWS).take(strip.tiles) {
         // SAFETY: by contract.
-        unsafe { tile::<ROWS, HALVES, LEAVE>(call, &plain, row, channel) };
+        unsafe { tile::<ROWS, HALVES, LEAVE>(call, &constants, row, channel) };
     }
 }
 
@@ -87,7 +87,7 @@ unsafe fn tiles<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
 #[target_feature(enable = "avx2,fma,avxvnni")]
 unsafe fn tile<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
     call: &Multiply<'_>,
-    plain: &Plain,
+    constants: &Constants,
     row: usize,
     channel: usize,
 ) {
@@ -114,7 +114,7 @@ unsafe fn tile<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
             }
             weights = weights.add(4 * BLOCK);
         }
-        leave::<ROWS, HALVES, LEAVE>(call, plain, &sums, row, channel);
+        leave::<ROWS, HALVES, LEAVE>(call, constants, &sums, row, channel);
     }
 }
 

@@ -233,13 +233,13 @@ fn tiles(
 fn places(offsets: &mut Vec<usize>, view: &View, image: usize, pixels: Range<usize>, first: usize) {
     let width = view.shape.w;
     offsets.clear();
-    let (mut y, mut x) = (pixels.start / width, pixels.start % width);
-    for _ in pixels {
-        offsets.push(view.at(image, y, x) + first);
-        x += 1;
-        if x == width {
-            (y, x) = (y + 1, 0);
-        }
+    let mut pixel = pixels.start;
+    while pixel < pixels.end {
+        let (y, x) = (pixel / width, pixel % width);
+        let count = (width - x).min(pixels.end - pixel);
+        let start = view.at(image, y, x) + first;
+        offsets.extend((0..count).map(|nth| start + nth * view.pixel));
+        pixel += count;
     }
 }
 
