@@ -16,7 +16,7 @@ use crate::kernels::avx2::{
 use crate::kernels::{BLOCK, Multiply, PAIRS_STEP, PANEL_ROWS};
 
 /// Rows of a tile: 4 · 2 sums, 4 weights, 2 inputs and 2 products fill 16 registers.
-const ROWS: usize = 4;
+pub(crate) const ROWS: usize = 4;
 /// In less depth the epilogues of more tiles cost more than is gained.
 const LEAST_DEPTH: usize = 64;
 /// For fewer channels the rows' own products cost too much.
@@ -24,13 +24,6 @@ const FEWEST_CHANNELS: usize = 32;
 
 /// Depths at a time: their weights for a block and a tile's rows stay in the first-level cache.
 const PIECE: usize = 512;
-
-/// Values in a line of a cache.
-const LINE: usize = 32;
-/// Fewer tiles do not share the work of asking for weights.
-const FEWEST_TILES: usize = 4;
-/// Less depth is not worth asking for.
-const LEAST_AHEAD: usize = 128;
 
 /// Sums of a block between two pieces of depth, for each row.
 type Kept = [[[i32; 8]; 2]; PANEL_ROWS];
@@ -61,7 +54,10 @@ pub(crate) unsafe fn blocks(call: &Multiply<'_>) {
         let leave = Leave::new(call, channel);
         for nth in 0..pieces {
             let depths = piece(nth)..piece(nth + 1);
-            let part = Part { channel, ahead: Ahead::new(call, channel, &depths), depths, own };
+            let next = if depths.end < depth { channel } else { channel + BLOCK };
+            let next = next * depth + depths.end % depth * BLOCK;
+            let next = call.weights.values.words().as_ptr().wrapping_add(next);
+            let part = Part { channel, depths, own, next };
             for strip in &strips {
                 // SAFETY: the strip's rows exist; the block starts at a channel that exists.
                 unsafe {
@@ -79,36 +75,15 @@ struct Part<'a> {
     depths: Range<usize>,
     /// The products of each row's own values.
     own: &'a [i32],
-    ahead: Ahead,
+    /// The weights after these.
+    next: *const i16,
 }
 
-/// The weights that come after those of a part: each tile asks for its share, so that none waits for memory.
-struct Ahead {
-    weights: *const i16,
-    /// Lines for each tile.
-    share: usize,
-}
-
-impl Ahead {
-    fn new(call: &Multiply<'_>, channel: usize, depths: &Range<usize>) -> Self {
-        let depth = call.weights.depth;
-        let next = if depths.end < depth { channel } else { channel + BLOCK };
-        let at = next * depth + depths.end % depth * BLOCK;
-        let tiles = call.outputs.len().div_ceil(ROWS);
-        let lines = (depths.len() * BLOCK / LINE).div_ceil(tiles);
-        // A few tiles would ask for too much at a time, and a small block is soon there.
-        let share = if tiles < FEWEST_TILES || depths.len() < LEAST_AHEAD { 0 } else { lines };
-        Self { weights: call.weights.values.words().as_ptr().wrapping_add(at), share }
-    }
-
-    #[inline(always)]
-    fn fetch(&self, tile: usize) {
-        let first = self.weights.wrapping_add(tile * self.share * LINE);
-        for line in 0..self.share {
-            // SAFETY: a hint that reads nothing, for any address.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(first.wrapping_add(line * LINE).cast()) };
-        }
-    }
+/// Weights for a tile to ask for while it multiplies by others: its part of what follows `next`, as many as it has itself. Each asks
+/// for half of them, so that the first two tiles of a block have asked for the next one.
+#[inline(always)]
+pub(crate) fn ahead(tile: usize, next: *const i16, depth: usize) -> Option<*const i16> {
+    (tile < 2).then(|| next.wrapping_add(tile * depth / 2 * BLOCK))
 }
 
 /// The products of each row's own values, as they enter its sums: one of `to` for each row.
@@ -117,7 +92,7 @@ impl Ahead {
 /// The machine has AVX2. Rows of `depth` values, `stride` apart, are readable up to the next multiple of 16; `depth` is a multiple
 /// of [`PAIRS_STEP`].
 #[target_feature(enable = "avx2")]
-unsafe fn own(rows: *const i16, stride: usize, depth: usize, to: &mut [i32]) {
+pub(crate) unsafe fn own(rows: *const i16, stride: usize, depth: usize, to: &mut [i32]) {
     /// Where 16 values are kept: from 16 − n on, for n of them.
     static KEPT: [i16; 32] = {
         let mut kept = [0; 32];
@@ -197,7 +172,7 @@ unsafe fn tiles<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
             std::array::from_fn(|half| _mm256_loadu_si256(bias.add(8 * half).cast()));
         let weights = call.weights.values.words().as_ptr().add(channel * depth);
         for nth in 0..strip.tiles {
-            part.ahead.fetch(strip.before + nth);
+            let ahead = ahead(strip.before + nth, part.next, depths.len());
             let row = strip.first + nth * ROWS;
             let kept = kept.as_mut_ptr().add(row);
             let mut sums: [[__m256i; HALVES]; ROWS] = if depths.start == 0 {
@@ -213,7 +188,14 @@ unsafe fn tiles<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
                 })
             };
             let rows = call.panel.as_ptr().cast::<i16>().add(row * stride);
-            multiply(rows, stride, weights, &depths, &mut sums);
+            multiply(
+                rows.add(depths.start),
+                stride,
+                weights.add(depths.start * BLOCK),
+                depths.len(),
+                ahead,
+                &mut sums,
+            );
             if depths.end == depth {
                 leave::<ROWS, HALVES, LEAVE>(call, &constants, &sums, row, channel);
                 continue;
@@ -227,29 +209,35 @@ unsafe fn tiles<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
     }
 }
 
-/// Adds the products of some depths of a tile to its sums.
+/// Adds the products of `depth` depths of a tile to its sums, and asks for weights [`ahead`].
 ///
 /// # Safety
-/// As for [`tiles`].
+/// The machine has AVX2. `ROWS` rows of as many inputs, `stride` apart, and a block's weights for them are there.
 #[inline(always)]
-unsafe fn multiply<const ROWS: usize, const HALVES: usize>(
+pub(crate) unsafe fn multiply<const ROWS: usize, const HALVES: usize>(
     rows: *const i16,
     stride: usize,
     weights: *const i16,
-    depths: &Range<usize>,
+    depth: usize,
+    ahead: Option<*const i16>,
     sums: &mut [[__m256i; HALVES]; ROWS],
 ) {
-    let mut at = depths.start;
+    let mut at = 0;
     // SAFETY: by contract.
     unsafe {
         if let Ok(sums) = sums.as_flattened_mut().try_into() {
-            let last = at + depths.len() / (2 * PAIRS_STEP) * (2 * PAIRS_STEP);
-            if at < last {
-                pairs_of_steps(rows.add(at), stride, weights.add(at * BLOCK), last - at, sums);
-                at = last;
+            let whole = depth / (2 * PAIRS_STEP) * (2 * PAIRS_STEP);
+            if whole > 0 {
+                match ahead {
+                    None => pairs_of_steps::<false>(rows, stride, weights, whole, weights, sums),
+                    Some(ahead) => {
+                        pairs_of_steps::<true>(rows, stride, weights, whole, ahead, sums)
+                    }
+                }
+                at = whole;
             }
         }
-        while at < depths.end {
+        while at < depth {
             step(rows.add(at), stride, weights.add(at * BLOCK), sums);
             at += PAIRS_STEP;
         }
@@ -260,14 +248,15 @@ unsafe fn multiply<const ROWS: usize, const HALVES: usize>(
 /// for want of registers.
 ///
 /// # Safety
-/// As for [`tiles`]; rows and weights start at the first depth; `depth` is a multiple of 8 and not zero.
+/// As for [`multiply`]; `depth` is a multiple of 8 and not zero.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn pairs_of_steps(
+unsafe fn pairs_of_steps<const AHEAD: bool>(
     rows: *const i16,
     stride: usize,
     weights: *const i16,
     depth: usize,
+    ahead: *const i16,
     sums: &mut [__m256i; 2 * ROWS],
 ) {
     /// A row at 4 depths, times 16 channels.
@@ -326,34 +315,46 @@ unsafe fn pairs_of_steps(
             )
         };
     }
-    // SAFETY: by contract: at each row the depths are read, at the weights as many for a block.
+    /// The loop, with what comes first in it.
+    macro_rules! run {
+        ($first:expr) => {
+            std::arch::asm!(
+                "2:",
+                $first,
+                step!("0", "0"),
+                step!("8", "128"),
+                "add {weights}, 256",
+                "add {upper}, 16",
+                "add {lower}, 16",
+                "cmp {weights}, {end}",
+                "jb 2b",
+                upper = inout(reg) rows => _, lower = inout(reg) rows.add(2 * stride) => _, stride = in(reg) 2 * stride,
+                weights = inout(reg) weights => _, end = in(reg) weights.add(depth * BLOCK),
+                ahead = inout(reg) ahead => _,
+                a0 = inout(ymm_reg) sums[0], b0 = inout(ymm_reg) sums[1],
+                a1 = inout(ymm_reg) sums[2], b1 = inout(ymm_reg) sums[3],
+                a2 = inout(ymm_reg) sums[4], b2 = inout(ymm_reg) sums[5],
+                a3 = inout(ymm_reg) sums[6], b3 = inout(ymm_reg) sums[7],
+                near0 = out(ymm_reg) _, near1 = out(ymm_reg) _, far0 = out(ymm_reg) _, far1 = out(ymm_reg) _,
+                x = out(ymm_reg) _, y = out(ymm_reg) _, t = out(ymm_reg) _, u = out(ymm_reg) _,
+                options(readonly, nostack),
+            )
+        };
+    }
+    // SAFETY: by contract: at each row the depths are read, at the weights as many for a block; prefetching reads nothing.
     unsafe {
-        std::arch::asm!(
-            "2:",
-            step!("0", "0"),
-            step!("8", "128"),
-            "add {weights}, 256",
-            "add {upper}, 16",
-            "add {lower}, 16",
-            "cmp {weights}, {end}",
-            "jb 2b",
-            upper = inout(reg) rows => _, lower = inout(reg) rows.add(2 * stride) => _, stride = in(reg) 2 * stride,
-            weights = inout(reg) weights => _, end = in(reg) weights.add(depth * BLOCK),
-            a0 = inout(ymm_reg) sums[0], b0 = inout(ymm_reg) sums[1],
-            a1 = inout(ymm_reg) sums[2], b1 = inout(ymm_reg) sums[3],
-            a2 = inout(ymm_reg) sums[4], b2 = inout(ymm_reg) sums[5],
-            a3 = inout(ymm_reg) sums[6], b3 = inout(ymm_reg) sums[7],
-            near0 = out(ymm_reg) _, near1 = out(ymm_reg) _, far0 = out(ymm_reg) _, far1 = out(ymm_reg) _,
-            x = out(ymm_reg) _, y = out(ymm_reg) _, t = out(ymm_reg) _, u = out(ymm_reg) _,
-            options(readonly, nostack),
-        );
+        if AHEAD {
+            run!("prefetcht0 [{ahead}]\n prefetcht0 [{ahead} + 64]\n add {ahead}, 128\n");
+        } else {
+            run!("/* {ahead} */");
+        }
     }
 }
 
 /// Four depths of a tile.
 ///
 /// # Safety
-/// As for [`tiles`]; rows and weights start at the first of these depths.
+/// As for [`multiply`], for 4 depths.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn step<const ROWS: usize, const HALVES: usize>(

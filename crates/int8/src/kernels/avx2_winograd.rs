@@ -1,5 +1,5 @@
-//! Winograd's convolution with AVX2: inputs are transformed 16 channels at a time, multiplied as 16 panels, and the
-//! products of 16 output channels transformed back straight into the epilogue.
+//! Winograd's convolution with AVX2: inputs are transformed 16 channels at a time, multiplied as a panel for each place by Winograd's
+//! inner product (`avx2_inner.rs`), and the products of 16 output channels transformed back straight into the epilogue.
 
 #![expect(
     clippy::needless_range_loop,
@@ -8,14 +8,12 @@
 
 use std::arch::x86_64::*;
 
+use crate::kernels::BLOCK;
 use crate::kernels::aligned::Aligned;
-use crate::kernels::avx2::{Plus, Requantise, opaque, prefetch, scale, store};
-use crate::kernels::winograd::{Form, TILES, Winograd};
-use crate::kernels::{BLOCK, PAIRS_STEP};
+use crate::kernels::avx2::{Plus, Requantise, Strip, scale, store, strips};
+use crate::kernels::avx2_inner::{self, ROWS};
+use crate::kernels::winograd::{Form, PLACES, START, TILES, Winograd};
 use crate::tensor::ElementType;
-
-/// Rows of a product: 6 · 2 sums, 2 weights and 1 input fill 15 of 16 registers.
-const ROWS: usize = 6;
 
 /// The transforms of a [`Form`]: `SIDE` inputs, `OUT` outputs along an axis.
 trait Transforms<const SIDE: usize, const OUT: usize> {
@@ -187,14 +185,20 @@ unsafe fn panels<T: Transforms<SIDE, OUT>, const SIDE: usize, const OUT: usize>(
                 }
             }
         }
+        let mut own = [[0; TILES]; PLACES];
+        for (nth, own) in own[..places].iter_mut().enumerate() {
+            // SAFETY: `count` tiles were transformed, in whole steps of 16 channels.
+            unsafe {
+                let inputs = scratch.inputs.add(nth * TILES * stride);
+                avx2_inner::own(inputs, stride, call.depth, &mut own[..count]);
+            }
+        }
         for channel in call.channels.clone().step_by(BLOCK) {
             for first in (0..count).step_by(batch) {
                 let tiles = first..(first + batch).min(count);
                 // SAFETY: `count` tiles were transformed; the block exists, and at most a batch of tiles is taken.
                 unsafe {
-                    for nth in 0..places {
-                        products(call, &scratch, nth, tiles.clone(), channel);
-                    }
+                    products(call, &scratch, &own[..places], tiles.clone(), channel);
                     for tile in tiles.clone() {
                         let nth = tile - first;
                         finish::<T, SIDE, OUT>(call, &scratch, nth, place(tile), channel);
@@ -249,88 +253,90 @@ unsafe fn transform<
     }
 }
 
-/// The products of one place: some tiles times a block of channels.
+/// The products of all places: some tiles times a block of channels.
 ///
 /// # Safety
-/// As for [`panels`]; the tiles are transformed and no more than a batch, `channel` starts a block.
+/// As for [`panels`]; the tiles are transformed and no more than a batch, `own` are the places', `channel` starts a block.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn products(
     call: &Winograd<'_>,
     scratch: &Scratch,
-    place: usize,
+    own: &[[i32; TILES]],
     range: std::ops::Range<usize>,
     channel: usize,
 ) {
-    let (places, count) = (call.form.places(), range.len());
-    let tiles = count.div_ceil(ROWS);
-    let mut row = 0;
-    for nth in 1..=tiles {
-        let rows = nth * count / tiles - row;
-        // SAFETY: rows row..row + rows are transformed tiles; the block of weights exists, as checked.
-        unsafe {
-            let inputs = scratch.inputs.add((place * TILES + range.start + row) * scratch.stride);
-            let inputs = inputs.cast_const();
-            let weights = call.weights.words().as_ptr();
-            let weights = weights.add((channel * places + place * BLOCK) * call.depth);
-            let to = scratch.products.add((row * places + place) * BLOCK);
-            let (stride, next) = (scratch.stride, places * BLOCK);
-            let more = place + 1 < places || channel + BLOCK < call.output.shape.c;
-            match (rows, nth == 1 && more) {
-                (6, true) => product::<6, true>(inputs, stride, weights, call.depth, to, next),
-                (6, false) => product::<6, false>(inputs, stride, weights, call.depth, to, next),
-                (5, true) => product::<5, true>(inputs, stride, weights, call.depth, to, next),
-                (5, false) => product::<5, false>(inputs, stride, weights, call.depth, to, next),
-                (4, true) => product::<4, true>(inputs, stride, weights, call.depth, to, next),
-                (4, false) => product::<4, false>(inputs, stride, weights, call.depth, to, next),
-                (3, true) => product::<3, true>(inputs, stride, weights, call.depth, to, next),
-                (3, false) => product::<3, false>(inputs, stride, weights, call.depth, to, next),
-                (2, true) => product::<2, true>(inputs, stride, weights, call.depth, to, next),
-                (2, false) => product::<2, false>(inputs, stride, weights, call.depth, to, next),
-                _ => product::<1, false>(inputs, stride, weights, call.depth, to, next),
+    let (places, size) = (own.len(), (START + call.depth) * BLOCK);
+    let strips = strips(range.len(), ROWS);
+    // SAFETY: the block of weights exists, as checked; the strips' rows are transformed tiles.
+    unsafe {
+        let mut product = Product {
+            inputs: scratch.inputs.add(range.start * scratch.stride),
+            stride: scratch.stride,
+            weights: call.weights.words().as_ptr().add(channel / BLOCK * places * size),
+            depth: call.depth,
+            own: &[],
+            to: scratch.products,
+            next: places * BLOCK,
+        };
+        for own in own {
+            product.own = &own[range.clone()];
+            for strip in &strips {
+                match strip.height {
+                    4 => self::product::<4>(&product, strip),
+                    3 => self::product::<3>(&product, strip),
+                    2 => self::product::<2>(&product, strip),
+                    1 => self::product::<1>(&product, strip),
+                    // A strip without tiles.
+                    _ => {}
+                }
             }
+            product.inputs = product.inputs.wrapping_add(TILES * scratch.stride);
+            product.weights = product.weights.wrapping_add(size);
+            product.to = product.to.wrapping_add(BLOCK);
         }
-        row += rows;
     }
 }
 
-/// # Safety
-/// `ROWS` rows of `depth` inputs, a block of weights and `ROWS` blocks of products, each `next` behind the one before,
-/// are there.
-#[target_feature(enable = "avx2,fma")]
-unsafe fn product<const ROWS: usize, const FIRST: bool>(
+/// Rows of inputs times a block of weights.
+struct Product<'a> {
     inputs: *const i16,
+    /// Values from one row to the next.
     stride: usize,
-    mut weights: *const i16,
+    weights: *const i16,
     depth: usize,
+    /// The products of each row's own values.
+    own: &'a [i32],
     to: *mut i32,
+    /// Products from one row to the next.
     next: usize,
-) {
-    // SAFETY: by contract; `depth` is a multiple of PAIRS_STEP.
+}
+
+/// # Safety
+/// Inputs, weights and room for products are there for all rows of the strip, which is `ROWS` high.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn product<const ROWS: usize>(call: &Product<'_>, strip: &Strip) {
+    let Product { stride, depth, .. } = *call;
+    // SAFETY: by contract; prefetching reads nothing.
     unsafe {
-        let rows: [*const i16; ROWS] = std::array::from_fn(|row| opaque(inputs.add(row * stride)));
-        let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
-        for at in (0..depth).step_by(PAIRS_STEP) {
-            if FIRST {
-                prefetch(weights);
-            }
-            for pair in 0..PAIRS_STEP / 2 {
-                let block: [__m256i; 2] = std::array::from_fn(|half| {
-                    _mm256_load_si256(weights.add(pair * 2 * BLOCK + 16 * half).cast())
-                });
-                for row in 0..ROWS {
-                    let inputs = rows[row].add(at + 2 * pair).cast::<i32>();
-                    let inputs = _mm256_set1_epi32(inputs.read_unaligned());
-                    for half in 0..2 {
-                        let products = _mm256_madd_epi16(inputs, block[half]);
-                        sums[row][half] = _mm256_add_epi32(sums[row][half], products);
-                    }
+        let start = call.weights.cast::<__m256i>();
+        let start = [_mm256_load_si256(start), _mm256_load_si256(start.add(1))];
+        let weights = call.weights.add(START * BLOCK);
+        for nth in 0..strip.tiles {
+            let ahead =
+                avx2_inner::ahead(strip.before + nth, weights.wrapping_add(depth * BLOCK), depth);
+            let row = strip.first + nth * ROWS;
+            let own = call.own.as_ptr().add(row);
+            let mut sums: [[__m256i; 2]; ROWS] = std::array::from_fn(|row| {
+                let own = _mm256_set1_epi32(own.add(row).read());
+                start.map(|start| _mm256_sub_epi32(start, own))
+            });
+            let inputs = call.inputs.add(row * stride);
+            avx2_inner::multiply(inputs, stride, weights, depth, ahead, &mut sums);
+            let to = call.to.add(row * call.next);
+            for row in 0..ROWS {
+                for half in 0..2 {
+                    _mm256_store_si256(to.add(row * call.next + 8 * half).cast(), sums[row][half]);
                 }
-            }
-            weights = weights.add(PAIRS_STEP * BLOCK);
-        }
-        for (row, sums) in sums.iter().enumerate() {
-            for (half, &sum) in sums.iter().enumerate() {
-                _mm256_store_si256(to.add(row * next + 8 * half).cast(), sum);
             }
         }
     }

@@ -26,6 +26,11 @@ const FEWEST_CHANNELS: usize = 16;
 const MOST_BYTES: usize = 48 << 10;
 /// Tiles that are transformed at once: a multiple of the rows of a product.
 pub(crate) const TILES: usize = 24;
+/// Places of a tile at most.
+pub(crate) const PLACES: usize = 36;
+/// Of a place's weights the first ones, as many as so many depths have, are the i32 with which the sums of a block's channels
+/// start: what Winograd's inner product subtracts for the weights.
+pub(crate) const START: usize = 2;
 
 /// The outputs of a tile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +106,7 @@ impl Form {
     }
 
     /// Transformed weights of one group, `[channel][row][column][input]`: blocks of [`BLOCK`] channels; per place, the
-    /// pairs of depths as in `Packing::Pairs`.
+    /// [`START`] and the pairs of depths as in `Packing::Pairs`.
     pub(crate) fn pack(self, weights: &[i8], channels: usize) -> (Aligned, usize) {
         match self {
             Self::Two => pack(weights, channels, |[a, b, c]| [2 * a, a + b + c, a - b + c, 2 * c]),
@@ -142,8 +147,9 @@ fn pack<const SIDE: usize>(
     let places = SIDE * SIDE;
     let inputs = weights.len() / channels / 9;
     let depth = inputs.next_multiple_of(PAIRS_STEP);
-    let mut values = Aligned::new(channels.next_multiple_of(BLOCK) * places * depth * 2);
-    let blocks = values.words_mut().chunks_exact_mut(BLOCK * places * depth);
+    let size = (START + depth) * BLOCK;
+    let mut values = Aligned::new(channels.next_multiple_of(BLOCK) / BLOCK * places * size * 2);
+    let blocks = values.words_mut().chunks_exact_mut(places * size);
     for (packed, windows) in blocks.zip(weights.chunks(BLOCK * 9 * inputs)) {
         for pair in 0..inputs.div_ceil(2) {
             let mut taps = [[0; LANES]; 9];
@@ -173,12 +179,33 @@ fn pack<const SIDE: usize>(
                 }
                 for (column, whole) in whole.iter().enumerate() {
                     let place = SIDE * row + column;
-                    packed[(place * depth / 2 + pair) * LANES..][..LANES].copy_from_slice(whole);
+                    let at = place * size + START * BLOCK + pair * LANES;
+                    packed[at..][..LANES].copy_from_slice(whole);
                 }
             }
         }
+        packed.chunks_exact_mut(size).for_each(start::<LANES>);
     }
     (values, depth)
+}
+
+/// Fills in the [`START`] of a place's weights: −Σ (w₀w₂ + w₁w₃) over each four depths of a channel.
+#[inline(always)]
+fn start<const LANES: usize>(place: &mut [i16]) {
+    let (start, weights) = place.split_at_mut(START * BLOCK);
+    let mut sums = [0i32; BLOCK];
+    for step in weights.chunks_exact(2 * LANES) {
+        let (near, far) = step.split_at(LANES);
+        for (lane, sum) in sums.iter_mut().enumerate() {
+            let product = |at: usize| i32::from(near[at]) * i32::from(far[at]);
+            *sum = sum.wrapping_sub(product(2 * lane) + product(2 * lane + 1));
+        }
+    }
+    for (words, sum) in start.chunks_exact_mut(2).zip(sums) {
+        let bytes = sum.to_ne_bytes();
+        words[0] = i16::from_ne_bytes([bytes[0], bytes[1]]);
+        words[1] = i16::from_ne_bytes([bytes[2], bytes[3]]);
+    }
 }
 
 /// Some tiles of one image of such a convolution.
@@ -220,7 +247,7 @@ impl Winograd<'_> {
         assert!(self.depth >= inputs && self.depth <= inputs.next_multiple_of(16));
         assert!(self.input.end() + OVERRUN <= self.arena.len());
         assert!(self.output.end() <= self.arena.len());
-        assert!(self.weights.len() >= padded * self.form.places() * self.depth * 2);
+        assert!(self.weights.len() >= padded * self.form.places() * (START + self.depth) * 2);
         assert!(self.epilogue.bias.len() >= padded && self.epilogue.multipliers.len() >= padded);
         assert!(scratch.len() >= self.form.scratch_bytes(inputs));
         assert!(self.image < self.input.shape.n && self.image < self.output.shape.n);
