@@ -474,18 +474,6 @@ fn keeps_limits(rule: &AddRule) -> bool {
     is_whole(rule.low, rule.high) && most < 1e9
 }
 
-/// Asks for the weights of a later step, which come from as far as main memory when they are used for the first time.
-/// There must be later ones: the hint for a place beyond all memory costs more than it gives.
-#[inline(always)]
-pub(crate) fn prefetch(weights: *const i16) {
-    /// Far enough for the third-level cache at full speed.
-    const AHEAD: usize = 1024;
-    for line in 0..PAIRS_STEP * BLOCK * 2 / 64 {
-        // SAFETY: a hint that reads nothing, for any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(weights.wrapping_add(AHEAD + line * 32).cast()) };
-    }
-}
-
 /// The same pointer, of unknown origin: the compiler would otherwise compute each row's address from the one before,
 /// in a chain of additions as long as the multiplications take.
 #[inline(always)]

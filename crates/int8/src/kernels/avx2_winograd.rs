@@ -153,7 +153,6 @@ unsafe fn panels<T: Transforms<SIDE, OUT>, const SIDE: usize, const OUT: usize>(
     scratch: &mut Aligned,
 ) {
     let places = SIDE * SIDE;
-    let batch = T::FORM.batch();
     let stride = call.input.shape.c.next_multiple_of(16);
     let start = scratch.bytes_mut().as_mut_ptr();
     // SAFETY: the three parts add up to what check() wants; each begins at a multiple of 64 bytes.
@@ -162,48 +161,38 @@ unsafe fn panels<T: Transforms<SIDE, OUT>, const SIDE: usize, const OUT: usize>(
         Scratch {
             inputs: start.cast(),
             products: products.cast(),
-            padding: products.add(batch * places * BLOCK * 4),
+            padding: products.add(TILES * places * BLOCK * 4),
             stride,
         }
     };
     // SAFETY: the part has room for `inputs` rounded up to 64.
     unsafe { scratch.padding.write_bytes(call.zero, stride) };
     let [_, across] = T::FORM.tiles(call.output.shape);
-    for start in call.tiles.clone().step_by(TILES) {
-        let count = TILES.min(call.tiles.end - start);
-        let place = |tile: usize| [(start + tile) / across, (start + tile) % across];
-        for tile in 0..count {
-            // SAFETY: tile < TILES, and it exists.
-            unsafe {
-                match call.element {
-                    ElementType::U8 => {
-                        transform::<T, SIDE, OUT, false>(call, &scratch, tile, place(tile));
-                    }
-                    ElementType::S8 => {
-                        transform::<T, SIDE, OUT, true>(call, &scratch, tile, place(tile));
-                    }
-                }
+    let tiles = call.tiles.clone().map(|tile| [tile / across, tile % across]);
+    for (nth, tile) in tiles.clone().enumerate() {
+        // SAFETY: nth < TILES, and the tile exists.
+        unsafe {
+            match call.element {
+                ElementType::U8 => transform::<T, SIDE, OUT, false>(call, &scratch, nth, tile),
+                ElementType::S8 => transform::<T, SIDE, OUT, true>(call, &scratch, nth, tile),
             }
         }
-        let mut own = [[0; TILES]; PLACES];
-        for (nth, own) in own[..places].iter_mut().enumerate() {
-            // SAFETY: `count` tiles were transformed, in whole steps of 16 channels.
-            unsafe {
-                let inputs = scratch.inputs.add(nth * TILES * stride);
-                avx2_inner::own(inputs, stride, call.depth, &mut own[..count]);
-            }
+    }
+    let mut own = [[0; TILES]; PLACES];
+    let own = &mut own[..places];
+    for (nth, own) in own.iter_mut().enumerate() {
+        // SAFETY: the tiles were transformed, in whole steps of 16 channels.
+        unsafe {
+            let inputs = scratch.inputs.add(nth * TILES * stride);
+            avx2_inner::own(inputs, stride, call.depth, &mut own[..tiles.len()]);
         }
-        for channel in call.channels.clone().step_by(BLOCK) {
-            for first in (0..count).step_by(batch) {
-                let tiles = first..(first + batch).min(count);
-                // SAFETY: `count` tiles were transformed; the block exists, and at most a batch of tiles is taken.
-                unsafe {
-                    products(call, &scratch, &own[..places], tiles.clone(), channel);
-                    for tile in tiles.clone() {
-                        let nth = tile - first;
-                        finish::<T, SIDE, OUT>(call, &scratch, nth, place(tile), channel);
-                    }
-                }
+    }
+    for channel in call.channels.clone().step_by(BLOCK) {
+        // SAFETY: the tiles were transformed; the block exists.
+        unsafe {
+            products(call, &scratch, own, channel);
+            for (nth, tile) in tiles.clone().enumerate() {
+                finish::<T, SIDE, OUT>(call, &scratch, nth, tile, channel);
             }
         }
     }
@@ -253,24 +242,18 @@ unsafe fn transform<
     }
 }
 
-/// The products of all places: some tiles times a block of channels.
+/// The products of all places: the tiles times a block of channels.
 ///
 /// # Safety
-/// As for [`panels`]; the tiles are transformed and no more than a batch, `own` are the places', `channel` starts a block.
+/// As for [`panels`]; the tiles are transformed, `own` are the places', `channel` starts a block.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn products(
-    call: &Winograd<'_>,
-    scratch: &Scratch,
-    own: &[[i32; TILES]],
-    range: std::ops::Range<usize>,
-    channel: usize,
-) {
+unsafe fn products(call: &Winograd<'_>, scratch: &Scratch, own: &[[i32; TILES]], channel: usize) {
     let (places, size) = (own.len(), (START + call.depth) * BLOCK);
-    let strips = strips(range.len(), ROWS);
+    let strips = strips(call.tiles.len(), ROWS);
     // SAFETY: the block of weights exists, as checked; the strips' rows are transformed tiles.
     unsafe {
         let mut product = Product {
-            inputs: scratch.inputs.add(range.start * scratch.stride),
+            inputs: scratch.inputs,
             stride: scratch.stride,
             weights: call.weights.words().as_ptr().add(channel / BLOCK * places * size),
             depth: call.depth,
@@ -279,7 +262,7 @@ unsafe fn products(
             next: places * BLOCK,
         };
         for own in own {
-            product.own = &own[range.clone()];
+            product.own = own;
             for strip in &strips {
                 match strip.height {
                     4 => self::product::<4>(&product, strip),

@@ -12,7 +12,7 @@ use crate::kernels::aligned::Aligned;
 use crate::kernels::gather::Gather;
 use crate::kernels::lookup::Lookup;
 use crate::kernels::pool::Pool;
-use crate::kernels::winograd::{Form, TILES, Winograd};
+use crate::kernels::winograd::{Form, TILES, TILES_STEP, Winograd};
 use crate::kernels::{BLOCK, Depthwise, Kernels, Multiply, Runs};
 use crate::plan::{ConvStep, DepthwiseStep};
 use crate::tensor::Shape;
@@ -193,6 +193,7 @@ fn tiles(
     let per_group = (x.shape.c / groups, y.shape.c / groups);
     let count: usize = form.tiles(y.shape).iter().product();
     let batches = count.div_ceil(TILES);
+    let batch_tiles = count.div_ceil(batches).next_multiple_of(TILES_STEP);
     let macs = y.shape.pixels() * images * y.shape.c * conv.groups[0].0.depth_given;
     // Every part transforms the inputs again, so parts are few.
     let parts = team.parts(images * batches * groups, (per_group.1 / 128).max(1), macs);
@@ -213,7 +214,7 @@ fn tiles(
                 other: conv.other.map(|other| other.channels(first, per_group.1)),
                 pads: [conv.window.pads[0], conv.window.pads[1]],
                 image,
-                tiles: batch * TILES..((batch + 1) * TILES).min(count),
+                tiles: (batch * batch_tiles).min(count)..((batch + 1) * batch_tiles).min(count),
                 channels: part(nth, parts, per_group.1),
                 weights: &weights.values,
                 depth: weights.depth,

@@ -24,8 +24,10 @@ const MOST_CHANNELS: usize = 1800;
 const FEWEST_CHANNELS: usize = 16;
 /// With more bytes of transformed weights for each tile of 4 × 4, reading them takes longer than multiplying.
 const MOST_BYTES: usize = 48 << 10;
-/// Tiles that are transformed at once: a multiple of the rows of a product.
-pub(crate) const TILES: usize = 24;
+/// Tiles that are transformed and multiplied at once, at most: more transformed inputs would not stay in a second-level cache.
+pub(crate) const TILES: usize = 28;
+/// Tiles at once are best a multiple of this, the rows of a product.
+pub(crate) const TILES_STEP: usize = 4;
 /// Places of a tile at most.
 pub(crate) const PLACES: usize = 36;
 /// Of a place's weights the first ones, as many as so many depths have, are the i32 with which the sums of a block's channels
@@ -56,14 +58,6 @@ impl Form {
     /// Places of a transformed tile.
     pub(crate) const fn places(self) -> usize {
         self.inputs() * self.inputs()
-    }
-
-    /// Tiles that are multiplied at once: their products stay in the first-level cache.
-    pub(crate) const fn batch(self) -> usize {
-        match self {
-            Self::Two => TILES,
-            Self::Four => TILES / 2,
-        }
     }
 
     /// Tiles down and across a picture.
@@ -100,7 +94,7 @@ impl Form {
 
     /// Bytes of scratch for [`Winograd`] with so many input channels.
     pub(crate) fn scratch_bytes(self, inputs: usize) -> usize {
-        self.places() * (TILES * inputs.next_multiple_of(16) * 2 + self.batch() * BLOCK * 4)
+        self.places() * TILES * (inputs.next_multiple_of(16) * 2 + BLOCK * 4)
             + inputs.next_multiple_of(64)
             + 64
     }
@@ -148,7 +142,7 @@ fn pack<const SIDE: usize>(
     let inputs = weights.len() / channels / 9;
     let depth = inputs.next_multiple_of(PAIRS_STEP);
     let size = (START + depth) * BLOCK;
-    let mut values = Aligned::new(channels.next_multiple_of(BLOCK) / BLOCK * places * size * 2);
+    let mut values = Aligned::new(channels.div_ceil(BLOCK) * places * size * 2);
     let blocks = values.words_mut().chunks_exact_mut(places * size);
     for (packed, windows) in blocks.zip(weights.chunks(BLOCK * 9 * inputs)) {
         for pair in 0..inputs.div_ceil(2) {
@@ -224,7 +218,7 @@ pub(crate) struct Winograd<'a> {
     /// Top, left.
     pub(crate) pads: [usize; 2],
     pub(crate) image: usize,
-    /// Which tiles, counted row by row.
+    /// Which tiles, counted row by row: at most [`TILES`].
     pub(crate) tiles: Range<usize>,
     /// Which output channels; starts at a block.
     pub(crate) channels: Range<usize>,
@@ -242,7 +236,7 @@ impl Winograd<'_> {
         let (inputs, outputs) = (self.input.shape.c, self.output.shape.c);
         let padded = outputs.next_multiple_of(BLOCK);
         let [down, across] = self.form.tiles(self.output.shape);
-        assert!(self.tiles.end <= down * across);
+        assert!(self.tiles.end <= down * across && self.tiles.len() <= TILES);
         assert!(self.channels.start.is_multiple_of(BLOCK) && self.channels.end <= outputs);
         assert!(self.depth >= inputs && self.depth <= inputs.next_multiple_of(16));
         assert!(self.input.end() + OVERRUN <= self.arena.len());
