@@ -4,7 +4,8 @@
 
 use std::arch::x86_64::*;
 
-use crate::kernels::avx2::{opaque, store};
+use crate::kernels::avx2_epilogue::store;
+use crate::kernels::avx2_leave::opaque;
 use crate::kernels::{DEPTHWISE_BLOCK, Depthwise, portable};
 use crate::operator::Window;
 use crate::tensor::ElementType;

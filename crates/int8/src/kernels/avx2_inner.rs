@@ -10,9 +10,8 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use crate::kernels::aligned;
-use crate::kernels::avx2::{
-    ANY, Constants, Leave, SIGNED, SUM, Strip, UNSIGNED, by_height, leave, strips,
-};
+use crate::kernels::avx2::{Strip, strips};
+use crate::kernels::avx2_leave::{ANY, Constants, Leave, SIGNED, SUM, UNSIGNED, by_height, leave};
 use crate::kernels::{BLOCK, Multiply, PAIRS_STEP, PANEL_ROWS};
 
 /// Rows of a tile: 4 · 2 sums, 4 weights, 2 inputs and 2 products fill 16 registers.

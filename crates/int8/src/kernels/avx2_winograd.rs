@@ -10,7 +10,8 @@ use std::arch::x86_64::*;
 
 use crate::kernels::BLOCK;
 use crate::kernels::aligned::Aligned;
-use crate::kernels::avx2::{Plus, Requantise, Strip, scale, store, strips};
+use crate::kernels::avx2::{Strip, strips};
+use crate::kernels::avx2_epilogue::{Plus, Requantise, scale, store};
 use crate::kernels::avx2_inner::{self, ROWS};
 use crate::kernels::winograd::{Form, PLACES, START, TILES, Winograd};
 use crate::tensor::ElementType;

@@ -6,7 +6,9 @@
 use std::arch::x86_64::*;
 
 use crate::kernels::aligned::Aligned;
-use crate::kernels::avx2::{self, opaque, store};
+use crate::kernels::avx2;
+use crate::kernels::avx2_epilogue::store;
+use crate::kernels::avx2_leave::opaque;
 use crate::kernels::gather::Gather;
 use crate::kernels::lookup::Lookup;
 use crate::kernels::vnni::{self, PACKING, Slice};

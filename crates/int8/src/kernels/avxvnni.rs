@@ -4,9 +4,10 @@
 use std::arch::x86_64::*;
 
 use crate::kernels::aligned::Aligned;
-use crate::kernels::avx2::{
-    self, ANY, Constants, Leave, Requantise, SIGNED, SUM, Strip, UNSIGNED, by_height, leave, scale,
-    store, strips,
+use crate::kernels::avx2::{self, Strip, strips};
+use crate::kernels::avx2_epilogue::{Requantise, scale, store};
+use crate::kernels::avx2_leave::{
+    ANY, Constants, Leave, SIGNED, SUM, UNSIGNED, by_height, leave, opaque,
 };
 use crate::kernels::gather::Gather;
 use crate::kernels::vnni::{self, PACKING, Slice};
@@ -101,7 +102,7 @@ unsafe fn tile<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
         let mut weights = call.weights.values.bytes().as_ptr().add(channel * depth);
         let panel = call.panel.as_ptr().cast::<u8>().add(row * call.panel_stride);
         let starts: [*const u8; ROWS] =
-            std::array::from_fn(|row| avx2::opaque(panel.add(row * call.panel_stride)));
+            std::array::from_fn(|row| opaque(panel.add(row * call.panel_stride)));
         for at in (0..depth).step_by(4) {
             let block: [__m256i; HALVES] =
                 std::array::from_fn(|half| _mm256_load_si256(weights.add(32 * half).cast()));

@@ -15,7 +15,11 @@ mod avx2_bytes;
 #[cfg(target_arch = "x86_64")]
 mod avx2_depthwise;
 #[cfg(target_arch = "x86_64")]
+mod avx2_epilogue;
+#[cfg(target_arch = "x86_64")]
 mod avx2_inner;
+#[cfg(target_arch = "x86_64")]
+mod avx2_leave;
 #[cfg(target_arch = "x86_64")]
 mod avx2_winograd;
 #[cfg(target_arch = "x86_64")]
