@@ -133,17 +133,17 @@ unsafe fn add_up<const SIDE: usize, const STEP: usize, const SIGNED: bool, const
         let bias = _mm256_loadu_si256(call.epilogue.bias.as_ptr().add(channel).cast());
         // Of windows that are not complete, the leftmost one first.
         let mut sums = [[bias; SIDE]; ROWS];
-        // A column of inputs, which is the given one of the leftmost window.
+        // A column of inputs, which is the given one of the leftmost of so many windows.
         macro_rules! take {
-            ($column:expr) => {{
-                let column: usize = $column;
+            ($column:expr, $windows:expr) => {{
+                let (column, windows): (usize, usize) = ($column, $windows);
                 // Otherwise there would be a pointer for each row, and weights put aside on the stack.
                 let (start, weights) = (opaque(from), packed.map(opaque));
                 from = start.wrapping_add(pixel);
                 for pair in 0..(SIDE + (ROWS - 1) * STEP).div_ceil(2) {
                     let is_last = 2 * pair + 1 == SIDE + (ROWS - 1) * STEP;
                     let inputs = load::<SIGNED>(start.add(2 * pair * row), row, is_last);
-                    for window in 0..SIDE {
+                    for window in 0..windows {
                         for nth in 0..ROWS {
                             let (weights, down) =
                                 if STEP == 2 { (weights[0], nth) } else { (weights[nth], 0) };
@@ -160,29 +160,44 @@ unsafe fn add_up<const SIDE: usize, const STEP: usize, const SIGNED: bool, const
                 }
             }};
         }
-        for column in 0..SIDE - STEP {
-            take!(column);
-        }
-        for _ in 0..width {
-            for column in SIDE - STEP..SIDE {
-                take!(column);
-            }
-            for (row, sums) in sums.iter_mut().enumerate() {
-                _mm256_store_si256(to.add(row * PART * BLOCKS), sums[0]);
-                for window in 1..SIDE {
-                    sums[window - 1] = sums[window];
+        // The leftmost window's last columns; the next one takes its place.
+        macro_rules! complete {
+            ($windows:expr) => {{
+                for column in SIDE - STEP..SIDE {
+                    take!(column, $windows);
                 }
-                sums[SIDE - 1] = bias;
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    _mm256_store_si256(to.add(row * PART * BLOCKS), sums[0]);
+                    for window in 1..SIDE {
+                        sums[window - 1] = sums[window];
+                    }
+                    sums[SIDE - 1] = bias;
+                }
+                to = to.wrapping_add(BLOCKS);
+            }};
+        }
+        for column in 0..SIDE - STEP {
+            take!(column, SIDE);
+        }
+        // The last pixels go without the windows behind them; with 3×3 that would cost what it saves.
+        let last = if SIDE == 3 { 0 } else { (SIDE - 1) / STEP };
+        for _ in last..width {
+            complete!(SIDE);
+        }
+        for left in (1..SIDE).rev() {
+            if left <= last && left <= width {
+                complete!(left);
             }
-            to = to.wrapping_add(BLOCKS);
         }
     }
 }
 
-/// From the sums of a row's pixels to the bytes of `channels` channels, [`BLOCKS`] blocks or less.
+/// From the sums of a row's pixels to the bytes of `channels` channels, [`BLOCKS`] blocks or less. One copy for all windows:
+/// it holds a loop for each kind of limits.
 ///
 /// # Safety
 /// `to` is the offset of the first pixel in a row that [`Depthwise::check`] has seen; the channels exist.
+#[inline(never)]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn leave(call: &Depthwise<'_>, sums: &[Sums], channel: usize, to: usize, channels: usize) {
     let epilogue = call.epilogue;
@@ -195,6 +210,7 @@ unsafe fn leave(call: &Depthwise<'_>, sums: &[Sums], channel: usize, to: usize, 
     let sign = _mm256_set1_epi8(sign as i8);
     let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     let is_plain = epilogue.is_plain();
+    let is_full = (epilogue.low, epilogue.high) == (0, 255);
     // SAFETY: multipliers are padded to whole blocks of channels; the pixels have `channels` channels.
     unsafe {
         let multipliers: [__m256; BLOCKS] = std::array::from_fn(|block| {
@@ -213,9 +229,12 @@ unsafe fn leave(call: &Depthwise<'_>, sums: &[Sums], channel: usize, to: usize, 
             let [a, b, c, d] = scaled.map(|value| _mm256_cvtps_epi32(value));
             let first = _mm256_adds_epi16(_mm256_packs_epi32(a, b), zero_point);
             let second = _mm256_adds_epi16(_mm256_packs_epi32(c, d), zero_point);
-            let bytes = _mm256_packus_epi16(first, second);
-            let bytes = _mm256_min_epu8(_mm256_max_epu8(bytes, low), high);
-            let bytes = _mm256_permutevar8x32_epi32(_mm256_xor_si256(bytes, sign), order);
+            let mut bytes = _mm256_packus_epi16(first, second);
+            if !is_full {
+                bytes = _mm256_min_epu8(_mm256_max_epu8(bytes, low), high);
+                bytes = _mm256_xor_si256(bytes, sign);
+            }
+            let bytes = _mm256_permutevar8x32_epi32(bytes, order);
             if channels == BLOCKS * DEPTHWISE_BLOCK {
                 _mm256_storeu_si256(to.cast(), bytes);
             } else {
