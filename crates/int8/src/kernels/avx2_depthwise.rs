@@ -12,7 +12,8 @@ use crate::tensor::ElementType;
 
 /// Blocks of channels whose sums are taken before they become bytes: 32 bytes, a store.
 const BLOCKS: usize = 4;
-/// Output columns of a part of a row: its sums, its inputs and its outputs stay in the first-level cache.
+/// Input columns of a part of a row, but for the window's overhang: with a cache line for each pixel, their sums and their
+/// outputs they stay in the first-level cache for one block of channels after the other.
 const PART: usize = 28;
 
 /// Sums of one pixel.
@@ -84,8 +85,8 @@ unsafe fn sweep<const SIDE: usize, const STEP: usize, const SIGNED: bool, const 
     sums: &mut [Sums; 2 * PART],
 ) {
     let shape = call.output.shape;
-    for x in (0..shape.w).step_by(PART) {
-        let width = (shape.w - x).min(PART);
+    for x in (0..shape.w).step_by(PART / STEP) {
+        let width = (shape.w - x).min(PART / STEP);
         for group in (0..shape.c).step_by(BLOCKS * DEPTHWISE_BLOCK) {
             let end = shape.c.min(group + BLOCKS * DEPTHWISE_BLOCK);
             for channel in (group..end).step_by(DEPTHWISE_BLOCK) {
