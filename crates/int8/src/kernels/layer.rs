@@ -40,6 +40,9 @@ pub(crate) struct Team {
 #[derive(Debug, Clone)]
 struct Scratch {
     panel: Aligned,
+    /// What the panel holds, of the layer at hand: image, group, first pixel. Chunks that share it are neighbours, so one thread
+    /// often takes several.
+    held: Option<[usize; 3]>,
     outputs: Vec<usize>,
     others: Vec<usize>,
 }
@@ -47,7 +50,7 @@ struct Scratch {
 impl Scratch {
     fn new(panel_bytes: usize, rows: usize) -> Self {
         let places = || Vec::with_capacity(rows);
-        Self { panel: Aligned::new(panel_bytes), outputs: places(), others: places() }
+        Self { panel: Aligned::new(panel_bytes), held: None, outputs: places(), others: places() }
     }
 }
 
@@ -72,11 +75,23 @@ impl Team {
         chunks.div_ceil(whole.max(1)).clamp(1, most.max(1))
     }
 
+    /// Into how many batches tiles are best cut. Each reads all weights, so a single one is rather cut into `parts` of its channels.
+    fn batches(&self, tiles: usize, parts: usize) -> usize {
+        let fewest = tiles.div_ceil(TILES);
+        match &self.pool {
+            Some(pool) if fewest > 1 || parts < pool.threads() => {
+                fewest.next_multiple_of(pool.threads())
+            }
+            _ => fewest,
+        }
+    }
+
     /// Does all chunks of a layer.
     ///
     /// # Safety
     /// No two chunks write the same byte, and none depends on what another one writes.
     unsafe fn each(&mut self, chunks: usize, macs: usize, work: impl Fn(&mut Scratch, usize)) {
+        self.scratch.iter_mut().for_each(|scratch| scratch.held = None);
         match &self.pool {
             Some(pool) if macs >= FEWEST_MACS => {
                 // SAFETY: by contract; each thread has a scratch of its own.
@@ -154,8 +169,10 @@ fn panel(
         stride: conv.stride,
     };
     let in_place = conv.in_place.then(|| gather.in_place()).flatten();
-    if in_place.is_none() {
+    let held = Some([image, group, pixels.start]);
+    if in_place.is_none() && scratch.held != held {
         (kernels.gather)(&gather, &mut scratch.panel);
+        scratch.held = held;
     }
     let first = group * per_group.1;
     places(&mut scratch.outputs, y, image, pixels.clone(), first);
@@ -192,16 +209,17 @@ fn tiles(
     let (images, groups) = (y.shape.n, conv.groups.len());
     let per_group = (x.shape.c / groups, y.shape.c / groups);
     let count: usize = form.tiles(y.shape).iter().product();
-    let batches = count.div_ceil(TILES);
-    let batch_tiles = count.div_ceil(batches).next_multiple_of(TILES_STEP);
-    let macs = y.shape.pixels() * images * y.shape.c * conv.groups[0].0.depth_given;
     // Every part transforms the inputs again, so parts are few.
-    let parts = team.parts(images * batches * groups, (per_group.1 / 128).max(1), macs);
+    let most = (per_group.1 / 128).max(1);
+    let batches = team.batches(count, most);
+    let batch = |nth: usize| (nth * count / batches).next_multiple_of(TILES_STEP).min(count);
+    let macs = y.shape.pixels() * images * y.shape.c * conv.groups[0].0.depth_given;
+    let parts = team.parts(images * batches * groups, most, macs);
     let extents = [images, batches, groups, parts];
     // SAFETY: a chunk writes its own channels of its own tiles of the output, and reads other tensors.
     unsafe {
         team.each(extents.iter().product(), macs, |scratch, chunk| {
-            let [image, batch, group, nth] = coordinates(chunk, extents);
+            let [image, nth, group, part] = coordinates(chunk, extents);
             let (weights, epilogue) = &conv.groups[group];
             let first = group * per_group.1;
             let call = Winograd {
@@ -214,8 +232,8 @@ fn tiles(
                 other: conv.other.map(|other| other.channels(first, per_group.1)),
                 pads: [conv.window.pads[0], conv.window.pads[1]],
                 image,
-                tiles: (batch * batch_tiles).min(count)..((batch + 1) * batch_tiles).min(count),
-                channels: part(nth, parts, per_group.1),
+                tiles: batch(nth)..batch(nth + 1),
+                channels: self::part(part, parts, per_group.1),
                 weights: &weights.values,
                 depth: weights.depth,
                 epilogue,
