@@ -77,21 +77,23 @@ pub(crate) fn interleave(planes: [&[u8]; 3], y: Run<'_>) {
     portable::interleave(planes.map(|plane| &plane[whole..]), &y[3 * whole..]);
 }
 
+/// Where each of three times 16 bytes of the result takes its byte from in each plane; -1 is another plane's turn.
+static ORDER: [[[i8; 16]; 3]; 3] = {
+    let mut order = [[[-1; 16]; 3]; 3];
+    let mut at = 0;
+    while at < 48 {
+        order[at / 16][at % 3][at % 16] = (at / 3) as i8;
+        at += 1;
+    }
+    order
+};
+
 /// # Safety
 /// `pixels`, a multiple of 16, are readable in each plane, and writable at `y`.
 #[target_feature(enable = "avx2")]
 unsafe fn spread(planes: [*const u8; 3], y: *mut u8, pixels: usize) {
-    // Where each of 16 bytes of the result takes its byte from; -1 is another plane's turn.
-    let order: [[__m128i; 3]; 3] = std::array::from_fn(|part| {
-        std::array::from_fn(|plane| {
-            let from: [i8; 16] = std::array::from_fn(|byte| {
-                let at = 16 * part + byte;
-                if at % 3 == plane { (at / 3) as i8 } else { -1 }
-            });
-            // SAFETY: 16 bytes.
-            unsafe { _mm_loadu_si128(from.as_ptr().cast()) }
-        })
-    });
+    // SAFETY: 16 bytes each.
+    let order = ORDER.map(|part| part.map(|from| unsafe { _mm_loadu_si128(from.as_ptr().cast()) }));
     for at in (0..pixels).step_by(16) {
         // SAFETY: at + 16 pixels are there, by contract.
         unsafe {
