@@ -165,12 +165,18 @@ pub(crate) fn strips(rows: usize, highest: usize) -> [Strip; 2] {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn blocks(call: &Multiply<'_>) {
     let strips = strips(call.outputs.len(), ROWS);
+    let constants = Constants::new(call.epilogue);
     for channel in call.channels.clone().step_by(BLOCK) {
         let leave = Leave::new(call, channel);
         for strip in &strips {
             // SAFETY: the strip's rows exist; the block starts at a channel that exists.
             unsafe {
-                by_height!(leave, strip, [6, 5, 4, 3, 2, 1], tiles(call, strip, channel));
+                by_height!(
+                    leave,
+                    strip,
+                    [6, 5, 4, 3, 2, 1],
+                    tiles(call, &constants, strip, channel)
+                );
             }
         }
     }
@@ -184,11 +190,11 @@ unsafe fn blocks(call: &Multiply<'_>) {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn tiles<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
     call: &Multiply<'_>,
+    constants: &Constants,
     strip: &Strip,
     channel: usize,
 ) {
     let (depth, stride) = (call.weights.depth, call.panel_stride);
-    let constants = Constants::new(call.epilogue, channel);
     // SAFETY: check() gave panel rows · stride >= row · stride + depth values, whole blocks of weights and bias.
     unsafe {
         let bias = call.epilogue.bias.as_ptr().add(channel);
@@ -203,7 +209,7 @@ unsafe fn tiles<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
                 Ok(sums) if ROWS == self::ROWS => whole(rows, stride, weights, depth, sums),
                 _ => part(rows, stride, weights, depth, &mut sums),
             }
-            leave::<ROWS, HALVES, LEAVE>(call, &constants, &sums, row, channel);
+            leave::<ROWS, HALVES, LEAVE>(call, constants, &sums, row, channel);
         }
     }
 }

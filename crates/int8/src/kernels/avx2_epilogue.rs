@@ -218,16 +218,29 @@ impl Plus {
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 pub(crate) unsafe fn store(to: *mut u8, bytes: __m128i, length: usize) {
-    // SAFETY: no more than `length` bytes are written.
-    unsafe {
-        match length {
-            16.. => _mm_storeu_si128(to.cast(), bytes),
-            8 => _mm_storel_epi64(to.cast(), bytes),
-            _ => {
-                let mut kept = [0u8; 16];
-                _mm_storeu_si128(kept.as_mut_ptr().cast(), bytes);
-                std::ptr::copy_nonoverlapping(kept.as_ptr(), to, length);
+    if length >= 16 {
+        // SAFETY: 16 bytes, by contract.
+        return unsafe { _mm_storeu_si128(to.cast(), bytes) };
+    }
+    let (mut to, mut bytes) = (to, bytes);
+    /// Stores so many of the bytes, if the length has them, and moves on.
+    macro_rules! part {
+        ($count:literal, $type:ty, $value:expr) => {
+            if length & $count != 0 {
+                // SAFETY: the parts add up to `length`.
+                unsafe {
+                    to.cast::<$type>().write_unaligned($value as $type);
+                    to = to.add($count);
+                }
+                bytes = _mm_srli_si128::<$count>(bytes);
             }
-        }
+        };
+    }
+    part!(8, i64, _mm_cvtsi128_si64(bytes));
+    part!(4, i32, _mm_cvtsi128_si32(bytes));
+    part!(2, i16, _mm_cvtsi128_si32(bytes));
+    if length & 1 != 0 {
+        // SAFETY: the last one.
+        unsafe { to.write(_mm_cvtsi128_si32(bytes) as u8) };
     }
 }

@@ -45,9 +45,10 @@ pub(crate) unsafe fn blocks(call: &Multiply<'_>) {
     let own = &mut all[..count];
     // SAFETY: whole rows are readable, as just checked; steps of depth are whole.
     unsafe { self::own(call.panel.as_ptr().cast(), stride, depth, own) };
-    let mut kept = [[[0; 8]; 2]; PANEL_ROWS];
-    let strips = strips(count, ROWS);
+    let (strips, constants) = (strips(count, ROWS), Constants::new(call.epilogue));
     let pieces = depth.div_ceil(PIECE);
+    let mut kept: Option<Kept> = if pieces > 1 { Some([[[0; 8]; 2]; PANEL_ROWS]) } else { None };
+    let kept = kept.as_mut().map_or(std::ptr::null_mut(), |kept| kept.as_mut_ptr());
     let piece = |nth: usize| (nth * depth / pieces).next_multiple_of(2 * PAIRS_STEP).min(depth);
     for channel in call.channels.clone().step_by(BLOCK) {
         let leave = Leave::new(call, channel);
@@ -60,8 +61,13 @@ pub(crate) unsafe fn blocks(call: &Multiply<'_>) {
             for strip in &strips {
                 // SAFETY: the strip's rows exist; the block starts at a channel that exists.
                 unsafe {
-                    let kept = &mut kept;
-                    by_height!(leave, strip, [4, 3, 2, 1], tiles(call, strip, &part, kept));
+                    let constants = &constants;
+                    by_height!(
+                        leave,
+                        strip,
+                        [4, 3, 2, 1],
+                        tiles(call, constants, strip, &part, kept)
+                    );
                 }
             }
         }
@@ -153,17 +159,17 @@ fn clear_rest(call: &Multiply<'_>) {
 /// between sums are kept.
 ///
 /// # Safety
-/// As for [`super::avx2`]'s; the part's `own` has one product for each row.
+/// As for [`super::avx2`]'s; the part's `own` has one product for each row, and `kept` a place, unless the part has all depths.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn tiles<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
     call: &Multiply<'_>,
+    constants: &Constants,
     strip: &Strip,
     part: &Part<'_>,
-    kept: &mut Kept,
+    kept: *mut [[i32; 8]; 2],
 ) {
     let (depth, stride) = (call.weights.depth, call.panel_stride);
     let (channel, depths) = (part.channel, part.depths.clone());
-    let constants = Constants::new(call.epilogue, channel);
     // SAFETY: check() gave panel rows · stride >= row · stride + depth values, whole blocks of weights and bias.
     unsafe {
         let bias = call.epilogue.bias.as_ptr().add(channel);
@@ -173,7 +179,7 @@ unsafe fn tiles<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
         for nth in 0..strip.tiles {
             let ahead = ahead(strip.before + nth, part.next, depths.len());
             let row = strip.first + nth * ROWS;
-            let kept = kept.as_mut_ptr().add(row);
+            let kept = kept.wrapping_add(row);
             let mut sums: [[__m256i; HALVES]; ROWS] = if depths.start == 0 {
                 let own = part.own.as_ptr().add(row);
                 std::array::from_fn(|row| {
@@ -196,7 +202,7 @@ unsafe fn tiles<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
                 &mut sums,
             );
             if depths.end == depth {
-                leave::<ROWS, HALVES, LEAVE>(call, &constants, &sums, row, channel);
+                leave::<ROWS, HALVES, LEAVE>(call, constants, &sums, row, channel);
                 continue;
             }
             for (row, sums) in sums.iter().enumerate() {

@@ -9,40 +9,49 @@ use crate::tensor::ElementType;
 
 /// How a block of channels leaves.
 #[derive(Clone, Copy)]
-pub(crate) enum Leave {
-    /// Whole, without a residual sum, as [`Epilogue::is_plain`] says: u8.
-    Unsigned,
-    /// The same, s8.
-    Signed,
-    /// Whole, with a residual sum.
-    Sum,
-    Wide,
-    /// At most 8 channels.
-    Narrow,
+pub(crate) struct Leave {
+    /// One of the constants below.
+    pub(crate) kind: u8,
+    /// Halves of a block that it takes.
+    pub(crate) halves: usize,
 }
+
+/// Whole halves of u8, without a residual sum, as [`Epilogue::is_plain`] says.
+pub(crate) const UNSIGNED: u8 = 0;
+/// The same of s8.
+pub(crate) const SIGNED: u8 = 1;
+/// Whole halves with a residual sum.
+pub(crate) const SUM: u8 = 2;
+/// Any number of channels.
+pub(crate) const ANY: u8 = 3;
 
 impl Leave {
     pub(crate) fn new(call: &Multiply<'_>, channel: usize) -> Self {
-        match call.channels.end - channel {
-            BLOCK.. if call.epilogue.is_plain() && call.epilogue.low < 0 => Self::Signed,
-            BLOCK.. if call.epilogue.is_plain() => Self::Unsigned,
-            BLOCK.. if call.epilogue.sum.is_some() => Self::Sum,
-            count if count > BLOCK / 2 => Self::Wide,
-            _ => Self::Narrow,
-        }
+        let count = (call.channels.end - channel).min(BLOCK);
+        let kind = match call.epilogue {
+            _ if !count.is_multiple_of(BLOCK / 2) => ANY,
+            Epilogue { sum: Some(_), .. } => SUM,
+            epilogue if !epilogue.is_plain() => ANY,
+            Epilogue { low: ..0, .. } => SIGNED,
+            _ => UNSIGNED,
+        };
+        Self { kind, halves: count.div_ceil(BLOCK / 2) }
     }
 }
 
 /// Calls a function of tiles with a strip's height, the halves of a block and how it leaves, as constants.
 macro_rules! by_height {
     ($leave:expr, $strip:expr, [$($height:literal),*], $tiles:ident $arguments:tt) => {
-        match ($leave, $strip.height) {
+        match ($leave.kind, $leave.halves, $strip.height) {
             $(
-                (Leave::Unsigned, $height) => $tiles::<$height, 2, UNSIGNED> $arguments,
-                (Leave::Signed, $height) => $tiles::<$height, 2, SIGNED> $arguments,
-                (Leave::Sum, $height) => $tiles::<$height, 2, SUM> $arguments,
-                (Leave::Wide, $height) => $tiles::<$height, 2, ANY> $arguments,
-                (Leave::Narrow, $height) => $tiles::<$height, 1, ANY> $arguments,
+                (UNSIGNED, 2, $height) => $tiles::<$height, 2, UNSIGNED> $arguments,
+                (UNSIGNED, _, $height) => $tiles::<$height, 1, UNSIGNED> $arguments,
+                (SIGNED, 2, $height) => $tiles::<$height, 2, SIGNED> $arguments,
+                (SIGNED, _, $height) => $tiles::<$height, 1, SIGNED> $arguments,
+                (SUM, 2, $height) => $tiles::<$height, 2, SUM> $arguments,
+                (SUM, _, $height) => $tiles::<$height, 1, SUM> $arguments,
+                (ANY, 2, $height) => $tiles::<$height, 2, ANY> $arguments,
+                (ANY, _, $height) => $tiles::<$height, 1, ANY> $arguments,
             )*
             // A strip without tiles.
             _ => {}
@@ -51,16 +60,10 @@ macro_rules! by_height {
 }
 pub(crate) use by_height;
 
-/// [`Leave`] as a constant.
-pub(crate) const UNSIGNED: u8 = 0;
-pub(crate) const SIGNED: u8 = 1;
-pub(crate) const SUM: u8 = 2;
-pub(crate) const ANY: u8 = 3;
-
 /// The epilogue of a tile.
 ///
 /// # Safety
-/// As for [`tiles`].
+/// As for a table's tiles.
 #[inline(always)]
 pub(crate) unsafe fn leave<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
     call: &Multiply<'_>,
@@ -83,7 +86,6 @@ pub(crate) unsafe fn leave<const ROWS: usize, const HALVES: usize, const LEAVE: 
 /// The constants of an epilogue in memory, for registers are for sums.
 #[repr(align(32))]
 pub(crate) struct Constants {
-    multipliers: [[f32; 8]; 2],
     zero_point: [i16; 16],
     low: [u8; 32],
     high: [u8; 32],
@@ -114,10 +116,8 @@ struct Joint {
 }
 
 impl Constants {
-    pub(crate) fn new(epilogue: &Epilogue, channel: usize) -> Self {
-        let (multipliers, _) = epilogue.multipliers[channel..][..BLOCK].as_chunks();
+    pub(crate) fn new(epilogue: &Epilogue) -> Self {
         Self {
-            multipliers: [multipliers[0], multipliers[1]],
             zero_point: [epilogue.zero_point as i16; 16],
             low: [epilogue.low as u8; 32],
             high: [epilogue.high as u8; 32],
@@ -163,10 +163,52 @@ pub(crate) fn opaque<T>(pointer: *const T) -> *const T {
     pointer.with_addr(address)
 }
 
-/// The epilogue of whole blocks without a residual sum. Compiled as a part of the tile, so that sums stay in registers.
+/// Calls a macro with each four vectors of a tile's sums, of which there are 12 at most, and stores the bytes that it makes of
+/// them: 8 channels of a row each. Behind the last vector it stands in for itself.
+macro_rules! quads {
+    ($call:expr, $row:expr, $channel:expr, $bytes:ident) => {
+        let arena = $call.arena.as_ptr().cast::<u8>().cast_mut();
+        let outputs = $call.outputs.as_ptr().add($row);
+        let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        let last = ROWS * HALVES - 1;
+        let to = |nth: usize| arena.add(*outputs.add(nth / HALVES) + $channel);
+        macro_rules! quad {
+            ($first:literal) => {
+                if $first < ROWS * HALVES {
+                    let [a, b, c, d] = [0, 1, 2, 3].map(|nth| ($first + nth).min(last));
+                    let bytes = _mm256_permutevar8x32_epi32($bytes!(a, b, c, d), order);
+                    let upper = _mm256_castsi256_si128(bytes);
+                    let lower = _mm256_extracti128_si256::<1>(bytes);
+                    if HALVES == 2 {
+                        _mm_storeu_si128(to(a).cast(), upper);
+                        if c > b {
+                            _mm_storeu_si128(to(c).cast(), lower);
+                        }
+                    } else {
+                        _mm_storel_epi64(to(a).cast(), upper);
+                        if b > a {
+                            _mm_storeh_pd(to(b).cast(), _mm_castsi128_pd(upper));
+                        }
+                        if c > b {
+                            _mm_storel_epi64(to(c).cast(), lower);
+                        }
+                        if d > c {
+                            _mm_storeh_pd(to(d).cast(), _mm_castsi128_pd(lower));
+                        }
+                    }
+                }
+            };
+        }
+        quad!(0);
+        quad!(4);
+        quad!(8);
+    };
+}
+
+/// The epilogue of whole halves of a block without a residual sum. Compiled as a part of the tile, so that sums stay in registers.
 ///
 /// # Safety
-/// As for [`tiles`]; the epilogue is plain, `HALVES` is 2 and there are 16 channels.
+/// As for a table's tiles; the epilogue is plain, and there are `HALVES` · 8 channels.
 #[inline(always)]
 unsafe fn finish_plain<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
     call: &Multiply<'_>,
@@ -175,65 +217,50 @@ unsafe fn finish_plain<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
     row: usize,
     channel: usize,
 ) {
-    let arena = call.arena.as_ptr().cast::<u8>().cast_mut();
-    // SAFETY: outputs hold 16 more bytes. The machine has the instructions.
+    // SAFETY: outputs hold so many more bytes, multipliers are padded to whole blocks. The machine has the instructions.
     unsafe {
         let constants = &*opaque(constants);
+        let multipliers = opaque(call.epilogue.multipliers.as_ptr().add(channel));
         let [low, high] =
             [&constants.low, &constants.high].map(|limit| _mm256_load_si256(limit.as_ptr().cast()));
         let zero_point = _mm256_load_si256(constants.zero_point.as_ptr().cast());
-        let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-        let outputs = call.outputs.as_ptr().add(row);
         // Of 8 channels: scaled and rounded. Every product fits, and what follows saturates.
         macro_rules! scaled {
-            ($row:expr, $half:literal) => {{
-                let value = _mm256_cvtepi32_ps(sums[$row][$half % HALVES]);
-                let multipliers = _mm256_load_ps(constants.multipliers[$half].as_ptr());
+            ($nth:expr) => {{
+                let (row, half) = ($nth / HALVES, $nth % HALVES);
+                let value = _mm256_cvtepi32_ps(sums[row][half]);
+                let multipliers = _mm256_loadu_ps(multipliers.add(8 * half));
                 _mm256_cvtps_epi32(_mm256_mul_ps(value, multipliers))
             }};
         }
-        macro_rules! words {
-            ($row:expr) => {
-                _mm256_adds_epi16(
-                    _mm256_packs_epi32(scaled!($row, 0), scaled!($row, 1)),
-                    zero_point,
-                )
-            };
-        }
-        // Two rows at once; a last odd one is its own partner.
-        macro_rules! pairs {
-            ($($first:literal),*) => { $(if $first < ROWS {
-                let (upper, lower) = ($first % ROWS, ($first + 1).min(ROWS - 1));
-                let words = [words!(upper), words!(lower)];
-                let mut bytes = if LEAVE == SIGNED {
-                    _mm256_packs_epi16(words[0], words[1])
+        macro_rules! bytes {
+            ($a:expr, $b:expr, $c:expr, $d:expr) => {{
+                let first = _mm256_packs_epi32(scaled!($a), scaled!($b));
+                let second = _mm256_packs_epi32(scaled!($c), scaled!($d));
+                let [first, second] =
+                    [first, second].map(|words| _mm256_adds_epi16(words, zero_point));
+                let bytes = if LEAVE == SIGNED {
+                    _mm256_packs_epi16(first, second)
                 } else {
-                    _mm256_packus_epi16(words[0], words[1])
+                    _mm256_packus_epi16(first, second)
                 };
-                if constants.limits {
-                    bytes = if LEAVE == SIGNED {
-                        _mm256_min_epi8(_mm256_max_epi8(bytes, low), high)
-                    } else {
-                        _mm256_min_epu8(_mm256_max_epu8(bytes, low), high)
-                    };
+                if !constants.limits {
+                    bytes
+                } else if LEAVE == SIGNED {
+                    _mm256_min_epi8(_mm256_max_epi8(bytes, low), high)
+                } else {
+                    _mm256_min_epu8(_mm256_max_epu8(bytes, low), high)
                 }
-                let bytes = _mm256_permutevar8x32_epi32(bytes, order);
-                let to = arena.add(*outputs.add(upper) + channel);
-                _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(bytes));
-                if upper != lower {
-                    let to = arena.add(*outputs.add(lower) + channel);
-                    _mm_storeu_si128(to.cast(), _mm256_extracti128_si256::<1>(bytes));
-                }
-            })* };
+            }};
         }
-        pairs!(0, 2, 4);
+        quads!(call, row, channel, bytes);
     }
 }
 
-/// The epilogue of whole blocks with a residual sum, whose own values stay f32: they are whole numbers, so nothing is lost.
+/// The same with a residual sum. Own values stay f32: they are whole numbers, so nothing is lost.
 ///
 /// # Safety
-/// As for [`tiles`]; there is a sum, `HALVES` is 2 and there are 16 channels.
+/// As for a table's tiles; there is a sum, and there are `HALVES` · 8 channels.
 #[inline(always)]
 unsafe fn finish_sum<const ROWS: usize, const HALVES: usize>(
     call: &Multiply<'_>,
@@ -242,25 +269,27 @@ unsafe fn finish_sum<const ROWS: usize, const HALVES: usize>(
     row: usize,
     channel: usize,
 ) {
-    let arena = call.arena.as_ptr().cast::<u8>().cast_mut();
-    // SAFETY: outputs and other operands hold 16 more bytes. The machine has the instructions.
+    // SAFETY: outputs and other operands hold so many more bytes, multipliers are padded to whole blocks. The machine has the
+    // instructions.
     unsafe {
         let constants = &*opaque(constants);
+        let multipliers = opaque(call.epilogue.multipliers.as_ptr().add(channel));
         let joint = &constants.joint;
         let load = |values: &[f32; 8]| _mm256_load_ps(values.as_ptr());
-        let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-        let (outputs, others) = (call.outputs.as_ptr().add(row), call.others.as_ptr().add(row));
+        let (from, others) = (call.arena.as_ptr().cast::<u8>(), call.others.as_ptr().add(row));
         macro_rules! joined {
-            ($row:expr, $half:literal, $other:expr) => {{
-                let value = _mm256_cvtepi32_ps(sums[$row][$half % HALVES]);
-                let value = _mm256_mul_ps(value, load(&constants.multipliers[$half]));
+            ($nth:expr) => {{
+                let (row, half) = ($nth / HALVES, $nth % HALVES);
+                let value = _mm256_cvtepi32_ps(sums[row][half]);
+                let value = _mm256_mul_ps(value, _mm256_loadu_ps(multipliers.add(8 * half)));
                 let value = _mm256_round_ps::<_MM_FROUND_CUR_DIRECTION>(value);
                 let value = _mm256_add_ps(value, load(&joint.zero_point));
                 let own = _mm256_min_ps(_mm256_max_ps(value, load(&joint.low)), load(&joint.high));
-                let bytes = _mm_loadl_epi64($other.add(8 * $half).cast());
+                let other = from.add(*others.add(row) + channel + 8 * half);
+                let other = _mm_loadl_epi64(other.cast());
                 let other = _mm256_cvtepi32_ps(match joint.other_is_signed {
-                    false => _mm256_cvtepu8_epi32(bytes),
-                    true => _mm256_cvtepi8_epi32(bytes),
+                    false => _mm256_cvtepu8_epi32(other),
+                    true => _mm256_cvtepi8_epi32(other),
                 });
                 let (own_ratio, other_ratio) = (load(&joint.own), load(&joint.other));
                 let mut sum = load(&joint.fixed);
@@ -278,30 +307,16 @@ unsafe fn finish_sum<const ROWS: usize, const HALVES: usize>(
                 _mm256_cvtps_epi32(sum)
             }};
         }
-        macro_rules! words {
-            ($row:expr) => {{
-                let other = arena.add(*others.add($row) + channel).cast_const();
-                _mm256_packs_epi32(joined!($row, 0, other), joined!($row, 1, other))
+        macro_rules! bytes {
+            ($a:expr, $b:expr, $c:expr, $d:expr) => {{
+                let first = _mm256_packs_epi32(joined!($a), joined!($b));
+                let second = _mm256_packs_epi32(joined!($c), joined!($d));
+                match joint.is_signed {
+                    true => _mm256_packs_epi16(first, second),
+                    false => _mm256_packus_epi16(first, second),
+                }
             }};
         }
-        // Two rows at once; a last odd one is its own partner.
-        macro_rules! pairs {
-            ($($first:literal),*) => { $(if $first < ROWS {
-                let (upper, lower) = ($first % ROWS, ($first + 1).min(ROWS - 1));
-                let words = [words!(upper), words!(lower)];
-                let bytes = match joint.is_signed {
-                    true => _mm256_packs_epi16(words[0], words[1]),
-                    false => _mm256_packus_epi16(words[0], words[1]),
-                };
-                let bytes = _mm256_permutevar8x32_epi32(bytes, order);
-                let to = arena.add(*outputs.add(upper) + channel);
-                _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(bytes));
-                if upper != lower {
-                    let to = arena.add(*outputs.add(lower) + channel);
-                    _mm_storeu_si128(to.cast(), _mm256_extracti128_si256::<1>(bytes));
-                }
-            })* };
-        }
-        pairs!(0, 2, 4);
+        quads!(call, row, channel, bytes);
     }
 }

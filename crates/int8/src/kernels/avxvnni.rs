@@ -52,12 +52,18 @@ fn multiply(call: &Multiply<'_>) {
 #[target_feature(enable = "avx2,fma,avxvnni")]
 unsafe fn blocks(call: &Multiply<'_>) {
     let strips = strips(call.outputs.len(), ROWS);
+    let constants = Constants::new(call.epilogue);
     for channel in call.channels.clone().step_by(BLOCK) {
         let leave = Leave::new(call, channel);
         for strip in &strips {
             // SAFETY: the strip's rows exist; the block starts at a channel that exists.
             unsafe {
-                by_height!(leave, strip, [6, 5, 4, 3, 2, 1], tiles(call, strip, channel));
+                by_height!(
+                    leave,
+                    strip,
+                    [6, 5, 4, 3, 2, 1],
+                    tiles(call, &constants, strip, channel)
+                );
             }
         }
     }
@@ -70,13 +76,13 @@ unsafe fn blocks(call: &Multiply<'_>) {
 #[target_feature(enable = "avx2,fma,avxvnni")]
 unsafe fn tiles<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
     call: &Multiply<'_>,
+    constants: &Constants,
     strip: &Strip,
     channel: usize,
 ) {
-    let constants = Constants::new(call.epilogue, channel);
     for row in (strip.first..).step_by(ROWS).take(strip.tiles) {
         // SAFETY: by contract.
-        unsafe { tile::<ROWS, HALVES, LEAVE>(call, &constants, row, channel) };
+        unsafe { tile::<ROWS, HALVES, LEAVE>(call, constants, row, channel) };
     }
 }
 
