@@ -16,9 +16,9 @@ pub(crate) struct Leave {
     pub(crate) halves: usize,
 }
 
-/// Whole halves of u8, without a residual sum, as [`Epilogue::is_plain`] says.
+/// Whole halves without a residual sum, as [`Epilogue::is_plain`] says, whose limits are not negative.
 pub(crate) const UNSIGNED: u8 = 0;
-/// The same of s8.
+/// The same with a negative limit.
 pub(crate) const SIGNED: u8 = 1;
 /// Whole halves with a residual sum.
 pub(crate) const SUM: u8 = 2;
@@ -72,7 +72,7 @@ pub(crate) unsafe fn leave<const ROWS: usize, const HALVES: usize, const LEAVE: 
     row: usize,
     channel: usize,
 ) {
-    // SAFETY: outputs and other operands were checked for whole blocks of channels.
+    // SAFETY: no more than the block's own channels are stored; other operands were checked for whole blocks.
     unsafe {
         match LEAVE {
             // A copy, so that the sums themselves stay in registers.
@@ -83,8 +83,8 @@ pub(crate) unsafe fn leave<const ROWS: usize, const HALVES: usize, const LEAVE: 
     }
 }
 
-/// The constants of an epilogue in memory, for registers are for sums.
-#[repr(align(32))]
+/// The constants of an epilogue in memory, for registers are for sums. Vectors come first, so that all are aligned as the whole is.
+#[repr(C, align(32))]
 pub(crate) struct Constants {
     zero_point: [i16; 16],
     low: [u8; 32],
@@ -94,8 +94,8 @@ pub(crate) struct Constants {
     joint: Joint,
 }
 
-/// The constants of a residual sum.
-#[repr(align(32))]
+/// The constants of a residual sum, laid out likewise.
+#[repr(C, align(32))]
 #[derive(Default)]
 struct Joint {
     /// Zero point and limits of the convolution's own values.
