@@ -78,7 +78,8 @@ proptest! {
     #[test]
     fn matrix_products_of_any_depth_and_width(seed: u64) {
         let random = &mut Random(seed);
-        let (depth, outputs) = (random.size(1, 300), random.size(1, 70));
+        let deepest = random.one_of(&[40, 300, 1600]);
+        let (depth, outputs) = (random.size(1, deepest), random.size(1, 70));
         let conv = random.conv(depth, outputs, 1, Window::square(1, 1, 0));
         let (mut builder, x) = input(random, depth);
         let to = random.quantisation();
@@ -217,17 +218,21 @@ fn sums_of_all_pairs_of_values() {
     for seed in 0..u64::from((24 * common::cases(400)).div_ceil(400)) {
         let random = &mut Random(seed);
         let mut builder = GraphBuilder::new();
-        let shape = Shape::new(1, 256, 256, 2).expect("in range");
+        // Less than half a block of channels, a half, a whole one.
+        let channels = random.one_of(&[2, 8, 16]);
+        let shape = Shape::new(1, 256, 256, channels).expect("in range");
         let (from, to) = (random.quantisation(), random.quantisation());
         let rows = builder.input(shape, from, InputForm::QuantisedNhwc).expect("in range");
         let q = random.quantisation();
         let columns = builder.input(shape, q, InputForm::QuantisedNhwc).expect("in range");
         // Weight 1 and multiplier 1: the convolution changes nothing, but for its place.
         let conv = Conv {
-            channels: 2,
+            channels,
             window: Window::square(1, 1, 0),
             groups: 1,
-            weights: vec![1, 0, 0, 1],
+            weights: (0..channels * channels)
+                .map(|at| i8::from(at % (channels + 1) == 0))
+                .collect(),
             weight_scales: vec![1.0],
             bias: Vec::new(),
         };
@@ -238,7 +243,8 @@ fn sums_of_all_pairs_of_values() {
             builder.output(sum, OutputForm::QuantisedNhwc).expect("it is ours");
         }
         let all = |row: bool| {
-            let place = move |at: usize| if row { at / 512 } else { at / 2 % 256 };
+            let place =
+                move |at: usize| if row { at / channels / 256 } else { at / channels % 256 };
             (0..shape.elements()).map(|at| place(at) as u8).collect()
         };
         assert_same_for(&builder.build().expect("complete"), &[all(true), all(false)]);

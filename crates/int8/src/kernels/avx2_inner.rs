@@ -217,7 +217,8 @@ unsafe fn tiles<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
 /// Adds the products of `depth` depths of a tile to its sums, and asks for weights [`ahead`].
 ///
 /// # Safety
-/// The machine has AVX2. `ROWS` rows of as many inputs, `stride` apart, and a block's weights for them are there.
+/// The machine has AVX2. `ROWS` rows of as many inputs, `stride` apart, and a block's weights for them are there, the latter aligned to
+/// 32 bytes; `depth` is a multiple of [`PAIRS_STEP`].
 #[inline(always)]
 pub(crate) unsafe fn multiply<const ROWS: usize, const HALVES: usize>(
     rows: *const i16,
@@ -401,7 +402,9 @@ mod tests {
     fn rest_of_a_row_does_not_matter() {
         const ROWS: usize = 5;
         const CHANNELS: usize = 40;
-        for (depth, rest) in [(65, i16::MAX), (66, i16::MIN), (67, i16::MAX)] {
+        // The last two are taken in pieces.
+        let depths = [65, 66, 67, 1027, 1601];
+        for (depth, rest) in depths.into_iter().zip([i16::MAX, i16::MIN].into_iter().cycle()) {
             let weights: Vec<i8> =
                 (0..CHANNELS * depth).map(|at| (at * 37 % 256) as u8 as i8).collect();
             let bytes = |name: &str| {
