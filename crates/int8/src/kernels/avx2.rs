@@ -10,14 +10,14 @@ use crate::kernels::aligned::Aligned;
 use crate::kernels::avx2_leave::{ANY, Constants, Leave, SIGNED, SUM, UNSIGNED, by_height, leave};
 use crate::kernels::gather::{Fetch, Gather};
 use crate::kernels::{
-    BLOCK, Kernels, Multiply, Packing, Run, avx2_bytes, avx2_depthwise, avx2_inner, avx2_winograd,
-    portable,
+    BLOCK, Kernels, Multiply, PAIRS_STEP, Packing, Run, avx2_bytes, avx2_depthwise, avx2_inner,
+    avx2_winograd, portable,
 };
 use crate::numerics::{AddRule, MulRule};
 use crate::resize::Corners;
 use crate::tensor::{ElementType, Quantisation};
 
-/// Rows of a tile: 6 · 2 accumulators, 2 weights and 1 input fill 15 of 16 registers.
+/// Rows of a tile: 6 · 2 accumulators, 2 weights, 1 input and 1 product fill 16 registers.
 const ROWS: usize = 6;
 
 pub(crate) static KERNELS: Kernels = TABLE;
@@ -131,6 +131,8 @@ fn gather(call: &Gather<'_>, panel: &mut Aligned) {
 
 fn multiply(call: &Multiply<'_>) {
     call.check::<i16>();
+    let depth = call.weights.depth;
+    assert!(depth > 0 && depth.is_multiple_of(PAIRS_STEP));
     // SAFETY: the table is handed out only after `is_available`; the call's reach was checked.
     unsafe {
         match call.weights.crossed {
@@ -186,7 +188,7 @@ unsafe fn blocks(call: &Multiply<'_>) {
 ///
 /// # Safety
 /// The call has passed [`Multiply::check`]; the strip's rows exist, it is `ROWS` high, `channel` starts a block, and `HALVES` and
-/// `PLAIN` are as its [`Leave`] says.
+/// `LEAVE` are as its [`Leave`] says.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn tiles<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
     call: &Multiply<'_>,
@@ -206,8 +208,8 @@ unsafe fn tiles<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
             let rows = panel.add(row * stride);
             let mut sums = [bias; ROWS];
             match sums.as_flattened_mut().try_into() {
-                Ok(sums) if ROWS == self::ROWS => whole(rows, stride, weights, depth, sums),
-                _ => part(rows, stride, weights, depth, &mut sums),
+                Ok(sums) => whole(rows, stride, weights, depth, sums),
+                Err(_) => part(rows, stride, weights, depth, &mut sums),
             }
             leave::<ROWS, HALVES, LEAVE>(call, constants, &sums, row, channel);
         }
@@ -218,7 +220,7 @@ unsafe fn tiles<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
 /// put sums aside for want of registers.
 ///
 /// # Safety
-/// As for [`tiles`]; `rows` is the first one; `depth` is not zero.
+/// As for [`tiles`]; `rows` is the first one; `depth` is a multiple of [`PAIRS_STEP`] and not zero.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn whole(

@@ -19,7 +19,7 @@ pub(crate) fn keeps_limits(rule: &AddRule) -> bool {
 }
 
 /// # Safety
-/// As for [`tiles`].
+/// The call has passed [`Multiply::check`]; the rows exist and `channel` starts a block.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 pub(crate) unsafe fn finish<const ROWS: usize, const HALVES: usize>(

@@ -296,7 +296,8 @@ struct Product<'a> {
 }
 
 /// # Safety
-/// Inputs, weights and room for products are there for all rows of the strip, which is `ROWS` high.
+/// Inputs, weights and room for products, aligned to 32 bytes, are there for all rows of the strip, which is `ROWS` high; the depth is
+/// a multiple of [`PAIRS_STEP`](crate::kernels::PAIRS_STEP).
 #[target_feature(enable = "avx2,fma")]
 unsafe fn product<const ROWS: usize>(call: &Product<'_>, strip: &Strip) {
     let Product { stride, depth, .. } = *call;

@@ -89,7 +89,7 @@ unsafe fn tiles<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
 /// `ROWS` panel rows times `HALVES` · 8 channels.
 ///
 /// # Safety
-/// The call has passed [`Multiply::check`]; the rows exist and `channel` starts a block.
+/// As for [`tiles`]; the rows exist.
 #[inline]
 #[target_feature(enable = "avx2,fma,avxvnni")]
 unsafe fn tile<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(

@@ -2,7 +2,8 @@
 //!
 //! A chunk is some pixels of the output, or some of their channels: no two write the same byte, and none depends on what
 //! another one writes. Vector loads may cover neighbouring channels that another chunk is writing; machine code (the
-//! intrinsics' loads) then sees old bytes or new ones, and drops them or multiplies them by zero.
+//! intrinsics' loads) then sees old bytes or new ones. It drops them or multiplies them by zero; of transformed tiles they
+//! are a part until they cancel.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -80,7 +81,7 @@ impl Team {
         let fewest = tiles.div_ceil(TILES);
         match &self.pool {
             Some(pool) if fewest > 1 || parts < pool.threads() => {
-                fewest.next_multiple_of(pool.threads())
+                fewest.next_multiple_of(pool.threads()).min(tiles.div_ceil(TILES_STEP))
             }
             _ => fewest,
         }
@@ -171,6 +172,7 @@ fn panel(
     let in_place = conv.in_place.then(|| gather.in_place()).flatten();
     let held = Some([image, group, pixels.start]);
     if in_place.is_none() && scratch.held != held {
+        scratch.held = None;
         (kernels.gather)(&gather, &mut scratch.panel);
         scratch.held = held;
     }

@@ -5,7 +5,7 @@
 //! multiple of the plain sum, modulo 2³². For 2×2 that is 4; for 4×4 it is 9 · 2ⁿ with n up to 6, and 9 has an inverse
 //! modulo 2³². So a shift gives the very bits of a direct convolution as long as 2ⁿ times the plain sum is below 2³¹:
 //! for 2×2 with up to [`MOST_CHANNELS`] input channels, for 4×4 when the weights say so ([`Form::choose`]). Transformed
-//! inputs (at most 4 · 255 and 68 · 255) and weights (at most 9 · 128 and 49 · 128) fit i16. (Lavin and Gray, Fast
+//! inputs (at most 4 · 255 and 68 · 255), weights (at most 9 · 128 and 49 · 128) and the sum of both fit i16. (Lavin and Gray, Fast
 //! Algorithms for Convolutional Neural Networks, 2015.)
 
 use std::cell::Cell;
@@ -239,6 +239,7 @@ impl Winograd<'_> {
         assert!(self.tiles.end <= down * across && self.tiles.len() <= TILES);
         assert!(self.channels.start.is_multiple_of(BLOCK) && self.channels.end <= outputs);
         assert!(self.depth >= inputs && self.depth <= inputs.next_multiple_of(16));
+        assert!(self.depth.is_multiple_of(PAIRS_STEP));
         assert!(self.input.end() + OVERRUN <= self.arena.len());
         assert!(self.output.end() <= self.arena.len());
         assert!(self.weights.len() >= padded * self.form.places() * (START + self.depth) * 2);
