@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::kernels::{BLOCK, Epilogue, Multiply, Role, Sum};
+use crate::kernels::{Epilogue, Multiply, Role, Sum};
 use crate::numerics::AddRule;
 use crate::tensor::ElementType;
 
@@ -50,19 +50,8 @@ pub(crate) unsafe fn finish<const ROWS: usize, const HALVES: usize>(
                 *words = plus.words::<HALVES>(*words, arena.add(*others.add(row) + channel));
             }
         }
-        if channels < BLOCK {
-            for (row, words) in words.into_iter().enumerate() {
-                store(to(row), requantise.bytes(words), channels);
-            }
-            return;
-        }
-        for pair in (0..ROWS - 1).step_by(2) {
-            let [first, second] = requantise.rows(words[pair], words[pair + 1]);
-            _mm_storeu_si128(to(pair).cast(), first);
-            _mm_storeu_si128(to(pair + 1).cast(), second);
-        }
-        if ROWS % 2 == 1 {
-            _mm_storeu_si128(to(ROWS - 1).cast(), requantise.bytes(words[ROWS - 1]));
+        for (row, words) in words.into_iter().enumerate() {
+            store(to(row), requantise.bytes(words), channels);
         }
     }
 }
@@ -113,9 +102,7 @@ impl Requantise {
         }
         _mm256_min_epi16(_mm256_max_epi16(words, self.low), self.high)
     }
-}
 
-impl Requantise {
     /// [`Requantise::words`] as bytes, in order.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
@@ -124,20 +111,6 @@ impl Requantise {
         let bytes =
             if self.is_signed { _mm_packs_epi16(low, high) } else { _mm_packus_epi16(low, high) };
         _mm_shuffle_epi32::<0b11_01_10_00>(bytes)
-    }
-
-    /// The same for two rows at once.
-    #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    pub(crate) fn rows(&self, first: __m256i, second: __m256i) -> [__m128i; 2] {
-        let bytes = if self.is_signed {
-            _mm256_packs_epi16(first, second)
-        } else {
-            _mm256_packus_epi16(first, second)
-        };
-        let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-        let bytes = _mm256_permutevar8x32_epi32(bytes, order);
-        [_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes)]
     }
 }
 
