@@ -395,6 +395,7 @@ mod tests {
 
     use super::*;
     use crate::kernels::aligned::Aligned;
+    use crate::kernels::offsets::Offsets;
     use crate::kernels::{self, Epilogue, Kernels, PackedWeights};
 
     /// What scratch memory holds behind a row's depth is of another layer, and may be the greatest there is.
@@ -434,7 +435,7 @@ mod tests {
                     }
                 }
                 let arena = vec![Cell::new(0); ROWS * padded];
-                let outputs: Vec<usize> = (0..ROWS).map(|row| row * padded).collect();
+                let outputs = Offsets::from((0..ROWS).map(|row| row * padded).collect::<Vec<_>>());
                 (kernels.multiply)(&Multiply {
                     panel: panel.cells(),
                     panel_stride: stride,
@@ -443,7 +444,7 @@ mod tests {
                     epilogue: &epilogue,
                     arena: &arena,
                     outputs: &outputs,
-                    others: &[],
+                    others: &Offsets::new(0),
                 });
                 Some((weights_packed.crossed, arena))
             };

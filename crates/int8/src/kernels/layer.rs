@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::kernels::aligned::Aligned;
 use crate::kernels::gather::Gather;
 use crate::kernels::lookup::Lookup;
+use crate::kernels::offsets::Offsets;
 use crate::kernels::pool::Pool;
 use crate::kernels::winograd::{Form, TILES, TILES_STEP, Winograd};
 use crate::kernels::{BLOCK, Depthwise, Kernels, Multiply, Runs};
@@ -44,14 +45,14 @@ struct Scratch {
     /// What the panel holds, of the layer at hand: image, group, first pixel. Chunks that share it are neighbours, so one thread
     /// often takes several.
     held: Option<[usize; 3]>,
-    outputs: Vec<usize>,
-    others: Vec<usize>,
+    outputs: Offsets,
+    others: Offsets,
 }
 
 impl Scratch {
     fn new(panel_bytes: usize, rows: usize) -> Self {
-        let places = || Vec::with_capacity(rows);
-        Self { panel: Aligned::new(panel_bytes), held: None, outputs: places(), others: places() }
+        let offsets = || Offsets::new(rows);
+        Self { panel: Aligned::new(panel_bytes), held: None, outputs: offsets(), others: offsets() }
     }
 }
 
@@ -64,7 +65,7 @@ impl Team {
     /// With the threads of a pool from now on.
     pub(crate) fn share(&mut self, pool: &Arc<Pool>) {
         let Scratch { panel, outputs, .. } = &self.scratch[0];
-        let (bytes, rows) = (panel.len(), outputs.capacity());
+        let (bytes, rows) = (panel.len(), outputs.room());
         self.scratch.resize_with(pool.threads(), || Scratch::new(bytes, rows));
         self.pool = Some(Arc::clone(pool));
     }
@@ -177,9 +178,9 @@ fn panel(
         scratch.held = held;
     }
     let first = group * per_group.1;
-    places(&mut scratch.outputs, y, image, pixels.clone(), first);
+    scratch.outputs.fill(y, image, pixels.clone(), first);
     if let Some(other) = &conv.other {
-        places(&mut scratch.others, other, image, pixels.clone(), first);
+        scratch.others.fill(other, image, pixels.clone(), first);
     }
     let (panel, panel_stride) = in_place.unwrap_or((scratch.panel.cells(), conv.stride));
     (kernels.multiply)(&Multiply {
@@ -247,20 +248,6 @@ fn tiles(
         for image in 0..images {
             translate(kernels, table, arena, y, image, 0..y.shape.pixels());
         }
-    }
-}
-
-/// Offsets of some pixels of an image, counted row by row. The vector has room for them.
-fn places(offsets: &mut Vec<usize>, view: &View, image: usize, pixels: Range<usize>, first: usize) {
-    let width = view.shape.w;
-    offsets.clear();
-    let mut pixel = pixels.start;
-    while pixel < pixels.end {
-        let (y, x) = (pixel / width, pixel % width);
-        let count = (width - x).min(pixels.end - pixel);
-        let start = view.at(image, y, x) + first;
-        offsets.extend((0..count).map(|nth| start + nth * view.pixel));
-        pixel += count;
     }
 }
 

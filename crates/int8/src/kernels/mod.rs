@@ -25,10 +25,13 @@ mod avx2_winograd;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
+mod avx512_multiply;
+#[cfg(target_arch = "x86_64")]
 mod avxvnni;
 pub(crate) mod gather;
 pub(crate) mod layer;
 pub(crate) mod lookup;
+mod offsets;
 pub(crate) mod peak;
 pub(crate) mod pool;
 mod portable;
@@ -44,6 +47,7 @@ use crate::GraphError;
 use crate::kernels::aligned::Aligned;
 use crate::kernels::gather::Gather;
 use crate::kernels::lookup::Lookup;
+use crate::kernels::offsets::Offsets;
 use crate::kernels::winograd::{Form, Winograd};
 use crate::numerics::{AddRule, MulRule};
 use crate::operator::Window;
@@ -371,9 +375,9 @@ pub(crate) struct Multiply<'a> {
     pub(crate) epilogue: &'a Epilogue,
     pub(crate) arena: &'a [Cell<u8>],
     /// Where each row's channels go.
-    pub(crate) outputs: &'a [usize],
+    pub(crate) outputs: &'a Offsets,
     /// Where each row's other operand lies; as long as `outputs` when there is a sum.
-    pub(crate) others: &'a [usize],
+    pub(crate) others: &'a Offsets,
 }
 
 impl Multiply<'_> {
@@ -388,10 +392,10 @@ impl Multiply<'_> {
         assert!(values * size_of::<T>() <= self.panel.len());
         assert!(weights.len() >= padded * depth * size_of::<T>());
         assert!(self.epilogue.bias.len() >= padded && self.epilogue.multipliers.len() >= padded);
-        assert!(self.outputs.iter().all(|at| at + channels <= self.arena.len()));
+        assert!(self.outputs.greatest() + channels <= self.arena.len());
         if self.epilogue.sum.is_some() {
             assert!(self.others.len() == rows);
-            assert!(self.others.iter().all(|at| at + padded <= self.arena.len()));
+            assert!(self.others.greatest() + padded <= self.arena.len());
         }
     }
 }
