@@ -27,6 +27,7 @@ pub(crate) const TABLE: Kernels = Kernels {
     name: "avx2",
     packing: Packing::Pairs,
     crosses: avx2_inner::pays,
+    walks: false,
     tile_rows: ROWS,
     gather,
     multiply,

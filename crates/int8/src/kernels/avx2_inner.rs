@@ -439,6 +439,7 @@ mod tests {
                 (kernels.multiply)(&Multiply {
                     panel: panel.cells(),
                     panel_stride: stride,
+                    walk: None,
                     weights: &weights_packed,
                     channels: 0..CHANNELS,
                     epilogue: &epilogue,

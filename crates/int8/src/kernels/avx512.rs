@@ -19,6 +19,7 @@ pub(crate) static KERNELS: Kernels = Kernels {
     name: "avx512vnni",
     packing: PACKING,
     crosses: |_, _| false,
+    walks: true,
     tile_rows: avx512_multiply::ROWS,
     gather,
     multiply: avx512_multiply::multiply,

@@ -5,9 +5,10 @@
 
 use std::arch::x86_64::*;
 
-use crate::kernels::avx2::{Strip, strips};
+use crate::kernels::avx2::strips;
 use crate::kernels::avx2_epilogue::{is_whole, keeps_limits};
 use crate::kernels::avx2_leave::opaque;
+use crate::kernels::walk::{Span, Walk};
 use crate::kernels::{BLOCK, Epilogue, Multiply, Role, Sum};
 use crate::tensor::ElementType;
 
@@ -17,6 +18,8 @@ pub(super) const ROWS: usize = 12;
 const WIDEST: usize = 4;
 /// Rows of a tile of so many blocks: with 8 sums or 9, the latency of the multiplication is hidden.
 const LOW: [usize; WIDEST + 1] = [1, 8, 4, 3, 2];
+/// The same for a block and a half.
+const NARROW_LOW: usize = 8;
 
 /// Sums of so many products are short: a tile's epilogue costs as much as a tenth of them, and their weights stay in the first-level
 /// cache.
@@ -43,56 +46,97 @@ const ANY: u8 = 3;
 unsafe fn blocks(call: &Multiply<'_>) {
     let constants = Constants::new(call.epilogue);
     let widest = if call.weights.depth <= SHORT { WIDEST } else { 2 };
+    // A gathered panel is one span, whose taps are one run.
+    let all = [Span { first: 0, rows: call.outputs.len() }];
+    let (spans, starts, run) = match &call.walk {
+        Some(Walk { spans, taps }) => (*spans, taps.starts.as_slice(), taps.run),
+        None => (all.as_slice(), [0].as_slice(), call.weights.depth),
+    };
+    assert!(run.is_multiple_of(4));
     let mut channel = call.channels.start;
     while channel < call.channels.end {
         let channels = (call.channels.end - channel).min(widest * BLOCK);
         let blocks = channels.div_ceil(BLOCK);
-        let highest = match (widest, blocks) {
-            (WIDEST, _) | (_, 1) => LOW[blocks],
+        let is_narrow = blocks * BLOCK - channels >= BLOCK / 2;
+        let highest = match (widest, blocks, is_narrow) {
+            (WIDEST, 2, true) => NARROW_LOW,
+            (WIDEST, _, _) | (_, 1, _) => LOW[blocks],
             _ => ROWS,
         };
-        let is_narrow = blocks * BLOCK - channels >= BLOCK / 2;
-        for strip in &strips(call.outputs.len(), highest) {
-            let part = Part { channel, strip, keep: u64::MAX >> (64 - channels) };
-            // SAFETY: the strip's rows exist; so many blocks start at a channel that exists.
-            unsafe {
-                match (constants.leave, is_narrow) {
-                    (UNSIGNED, false) => {
-                        by_size::<UNSIGNED, false>(call, &constants, &part, blocks)
+        let mut part = Part {
+            channel,
+            keep: u64::MAX >> (64 - channels),
+            starts,
+            run,
+            first: 0,
+            row: 0,
+            tiles: 0,
+            before: 0,
+        };
+        let mut row = 0;
+        for span in spans {
+            for strip in strips(span.rows, highest) {
+                part.first = span.first + strip.first * call.panel_stride;
+                part.row = row + strip.first;
+                part.tiles = strip.tiles;
+                // SAFETY: the strip's rows exist; so many blocks start at a channel that exists.
+                unsafe {
+                    let (rows, part) = (strip.height, &part);
+                    match (constants.leave, is_narrow) {
+                        (UNSIGNED, false) => {
+                            by_size::<UNSIGNED, false>(call, &constants, part, rows, blocks)
+                        }
+                        (UNSIGNED, true) => {
+                            by_size::<UNSIGNED, true>(call, &constants, part, rows, blocks)
+                        }
+                        (SIGNED, false) => {
+                            by_size::<SIGNED, false>(call, &constants, part, rows, blocks)
+                        }
+                        (SIGNED, true) => {
+                            by_size::<SIGNED, true>(call, &constants, part, rows, blocks)
+                        }
+                        (SUM, false) => by_size::<SUM, false>(call, &constants, part, rows, blocks),
+                        (SUM, true) => by_size::<SUM, true>(call, &constants, part, rows, blocks),
+                        _ => by_size::<ANY, false>(call, &constants, part, rows, blocks),
                     }
-                    (UNSIGNED, true) => by_size::<UNSIGNED, true>(call, &constants, &part, blocks),
-                    (SIGNED, false) => by_size::<SIGNED, false>(call, &constants, &part, blocks),
-                    (SIGNED, true) => by_size::<SIGNED, true>(call, &constants, &part, blocks),
-                    (SUM, false) => by_size::<SUM, false>(call, &constants, &part, blocks),
-                    (SUM, true) => by_size::<SUM, true>(call, &constants, &part, blocks),
-                    _ => by_size::<ANY, false>(call, &constants, &part, blocks),
                 }
+                part.before += strip.tiles;
             }
+            row += span.rows;
         }
         channel += channels;
     }
 }
 
-/// Some channels of a strip.
+/// Some channels of some tiles of one height, one below the other.
 struct Part<'a> {
     channel: usize,
-    strip: &'a Strip,
     /// A bit for each channel that is stored.
     keep: u64,
+    /// Where the runs of a row start, and their length.
+    starts: &'a [usize],
+    run: usize,
+    /// The first row: in the panel, and in the outputs.
+    first: usize,
+    row: usize,
+    tiles: usize,
+    /// Tiles of these channels that have been done.
+    before: usize,
 }
 
 /// # Safety
-/// As for [`tiles`], for the strip's height.
+/// As for [`tiles`], for tiles of so many rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")]
 unsafe fn by_size<const LEAVE: u8, const NARROW: bool>(
     call: &Multiply<'_>,
     constants: &Constants,
     part: &Part<'_>,
+    rows: usize,
     blocks: usize,
 ) {
     macro_rules! sizes {
         ($(($blocks:literal, $rows:literal)),*) => {
-            match (blocks, part.strip.height) {
+            match (blocks, rows) {
                 $(($blocks, $rows) => unsafe { tiles::<$rows, $blocks, LEAVE, NARROW>(call, constants, part) },)*
                 // A strip without tiles.
                 _ => {}
@@ -131,8 +175,7 @@ unsafe fn by_size<const LEAVE: u8, const NARROW: bool>(
 /// Tiles of `ROWS` panel rows times `BLOCKS` · 16 channels, of which the last 8 are missing if they are `NARROW`.
 ///
 /// # Safety
-/// The call has passed [`Multiply::check`]; the part's strip is `ROWS` high and its rows exist; so many blocks start at its channel;
-/// the constants are of the call's epilogue, and `LEAVE` is theirs.
+/// The call has passed [`Multiply::check`]; the part's tiles are `ROWS` high and exist; so many blocks start at its channel; the constants are of the call's epilogue, and `LEAVE` is theirs.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")]
 unsafe fn tiles<const ROWS: usize, const BLOCKS: usize, const LEAVE: u8, const NARROW: bool>(
@@ -141,7 +184,7 @@ unsafe fn tiles<const ROWS: usize, const BLOCKS: usize, const LEAVE: u8, const N
     part: &Part<'_>,
 ) {
     let depth = call.weights.depth;
-    let (channel, strip) = (part.channel, part.strip);
+    let channel = part.channel;
     // SAFETY: check() gave every row `depth` values from row · stride on, whole blocks of weights and bias.
     unsafe {
         let bias = call.epilogue.bias.as_ptr().add(channel);
@@ -152,20 +195,20 @@ unsafe fn tiles<const ROWS: usize, const BLOCKS: usize, const LEAVE: u8, const N
             std::array::from_fn(|block| weights.add(block * BLOCK * depth));
         // Three rows to an address, and the rest by a stride: there are not enough registers for an address each.
         let stride = opaque(std::ptr::without_provenance::<u8>(call.panel_stride)).addr();
-        let panel = call.panel.as_ptr().cast::<u8>();
-        for tile in 0..strip.tiles {
-            let row = strip.first + tile * ROWS;
-            let panel = panel.add(row * call.panel_stride);
+        let panel = call.panel.as_ptr().cast::<u8>().wrapping_add(part.first);
+        for tile in 0..part.tiles {
+            let row = part.row + tile * ROWS;
+            let panel = panel.add(tile * ROWS * call.panel_stride);
             let mut sums = [bias; ROWS];
             // The first tiles ask for the weights that come next, a block each.
-            let before = strip.before + tile;
-            let run = Run { panel, stride, weights, depth };
+            let before = part.before + tile;
+            let rows = Rows { panel, stride, weights, starts: part.starts, run: part.run };
             match before < BLOCKS {
                 true => {
                     let next = weights[0].wrapping_add((BLOCKS + before) * BLOCK * depth);
-                    run.add::<ROWS, NARROW, true>(&mut sums, next);
+                    rows.add::<ROWS, NARROW, true>(&mut sums, next);
                 }
-                false => run.add::<ROWS, NARROW, false>(&mut sums, weights[0]),
+                false => rows.add::<ROWS, NARROW, false>(&mut sums, weights[0]),
             }
             match LEAVE {
                 ANY => {
@@ -181,14 +224,15 @@ unsafe fn tiles<const ROWS: usize, const BLOCKS: usize, const LEAVE: u8, const N
 }
 
 /// What a tile multiplies.
-struct Run<const BLOCKS: usize> {
+struct Rows<'a, const BLOCKS: usize> {
     panel: *const u8,
     stride: usize,
     weights: [*const u8; BLOCKS],
-    depth: usize,
+    starts: &'a [usize],
+    run: usize,
 }
 
-impl<const BLOCKS: usize> Run<BLOCKS> {
+impl<const BLOCKS: usize> Rows<'_, BLOCKS> {
     /// Adds all products to the sums of `ROWS` rows. `AHEAD` asks for as many bytes as a block has weights, from `next` on: more
     /// at once would hold up what is read.
     ///
@@ -202,10 +246,33 @@ impl<const BLOCKS: usize> Run<BLOCKS> {
     ) {
         // SAFETY: by contract; asking for what is not there does nothing.
         unsafe {
-            let mut starts: [*const u8; 4] = std::array::from_fn(|three| {
-                opaque(self.panel.wrapping_add(3 * three * self.stride))
-            });
-            for at in (0..self.depth).step_by(4) {
+            if let [start] = self.starts {
+                return self.run::<ROWS, NARROW, AHEAD>(sums, next, *start, 0);
+            }
+            for (nth, start) in self.starts.iter().enumerate() {
+                self.run::<ROWS, NARROW, AHEAD>(sums, next, *start, nth * self.run);
+            }
+        }
+    }
+
+    /// The products of one run of each row, whose weights follow `done` depths.
+    ///
+    /// # Safety
+    /// As for [`Rows::add`].
+    #[inline(always)]
+    unsafe fn run<const ROWS: usize, const NARROW: bool, const AHEAD: bool>(
+        &self,
+        sums: &mut [[__m512i; BLOCKS]; ROWS],
+        next: *const u8,
+        start: usize,
+        done: usize,
+    ) {
+        // SAFETY: by contract; asking for what is not there does nothing.
+        unsafe {
+            let panel = self.panel.add(start);
+            let mut starts: [*const u8; 4] =
+                std::array::from_fn(|three| opaque(panel.wrapping_add(3 * three * self.stride)));
+            for at in (done..done + self.run).step_by(4) {
                 if AHEAD {
                     _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(at * BLOCK).cast());
                 }
@@ -213,8 +280,8 @@ impl<const BLOCKS: usize> Run<BLOCKS> {
                     _mm512_load_si512(self.weights[block].add(at * BLOCK).cast())
                 });
                 for row in 0..ROWS {
-                    let inputs = starts[row / 3].wrapping_add(row % 3 * self.stride).cast::<i32>();
-                    let inputs = _mm512_set1_epi32(inputs.read_unaligned());
+                    let inputs = starts[row / 3].wrapping_add(row % 3 * self.stride);
+                    let inputs = _mm512_set1_epi32(inputs.cast::<i32>().read_unaligned());
                     for nth in 0..BLOCKS {
                         let sum = &mut sums[row][nth];
                         *sum = match NARROW && nth + 1 == BLOCKS {

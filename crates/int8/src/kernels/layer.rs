@@ -14,6 +14,7 @@ use crate::kernels::gather::Gather;
 use crate::kernels::lookup::Lookup;
 use crate::kernels::offsets::Offsets;
 use crate::kernels::pool::Pool;
+use crate::kernels::walk::{self, Span, Walk};
 use crate::kernels::winograd::{Form, TILES, TILES_STEP, Winograd};
 use crate::kernels::{BLOCK, Depthwise, Kernels, Multiply, Runs};
 use crate::plan::{ConvStep, DepthwiseStep};
@@ -47,12 +48,19 @@ struct Scratch {
     held: Option<[usize; 3]>,
     outputs: Offsets,
     others: Offsets,
+    spans: Vec<Span>,
 }
 
 impl Scratch {
     fn new(panel_bytes: usize, rows: usize) -> Self {
         let offsets = || Offsets::new(rows);
-        Self { panel: Aligned::new(panel_bytes), held: None, outputs: offsets(), others: offsets() }
+        Self {
+            panel: Aligned::new(panel_bytes),
+            held: None,
+            outputs: offsets(),
+            others: offsets(),
+            spans: Vec::with_capacity(rows),
+        }
     }
 }
 
@@ -170,7 +178,13 @@ fn panel(
         pixels: pixels.clone(),
         stride: conv.stride,
     };
-    let in_place = conv.in_place.then(|| gather.in_place()).flatten();
+    let mut in_place = conv.in_place.then(|| gather.in_place()).flatten();
+    let walk = conv.taps.as_ref().map(|taps| {
+        let Gather { input, window, output_width, .. } = &gather;
+        walk::fill(&mut scratch.spans, window, input, image, *output_width, pixels.clone());
+        in_place = Some((arena, window.strides[1] * input.pixel));
+        Walk { spans: &scratch.spans, taps }
+    });
     let held = Some([image, group, pixels.start]);
     if in_place.is_none() && scratch.held != held {
         scratch.held = None;
@@ -186,6 +200,7 @@ fn panel(
     (kernels.multiply)(&Multiply {
         panel,
         panel_stride,
+        walk,
         weights,
         channels: channels.clone(),
         epilogue,

@@ -38,6 +38,7 @@ mod portable;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
+pub(crate) mod walk;
 pub(crate) mod winograd;
 
 use std::cell::Cell;
@@ -48,11 +49,12 @@ use crate::kernels::aligned::Aligned;
 use crate::kernels::gather::Gather;
 use crate::kernels::lookup::Lookup;
 use crate::kernels::offsets::Offsets;
+use crate::kernels::walk::Walk;
 use crate::kernels::winograd::{Form, Winograd};
 use crate::numerics::{AddRule, MulRule};
-use crate::operator::Window;
+use crate::operator::{Conv, Window};
 use crate::resize::Corners;
-use crate::tensor::{ElementType, Quantisation};
+use crate::tensor::{ElementType, Quantisation, Tensor};
 use crate::view::View;
 
 /// Output channels of one block of packed weights, and to what the epilogue's vectors are padded.
@@ -75,6 +77,8 @@ pub(crate) struct Kernels {
     pub(crate) packing: Packing,
     /// Whether `multiply` takes sums of this depth for so many channels by Winograd's inner product.
     pub(crate) crosses: fn(depth: usize, channels: usize) -> bool,
+    /// Whether `multiply` takes windows where they lie.
+    pub(crate) walks: bool,
     /// Rows of one tile: blocks of rows are best a multiple.
     pub(crate) tile_rows: usize,
     /// Gathers the inputs of some output pixels into the rows of a panel.
@@ -177,6 +181,12 @@ impl Kernels {
         available.map(|(_, kernels)| *kernels)
     }
 
+    /// Whether a convolution is done by walking through its input, which then stands within a border.
+    pub(crate) fn walks(&self, conv: &Conv, x: &Tensor) -> bool {
+        let channels = x.shape.c / conv.groups;
+        self.walks && self.takes_as_stored(x.quantisation.element()) && self.packing.fills(channels)
+    }
+
     /// What is subtracted from stored inputs before they are multiplied.
     pub(crate) fn centre(&self, element: ElementType) -> i32 {
         match (self.packing, element) {
@@ -214,6 +224,11 @@ impl Packing {
             Self::Pairs => 2,
             Self::Bytes { .. } => 1,
         }
+    }
+
+    /// Whether so many values make whole runs.
+    fn fills(self, values: usize) -> bool {
+        matches!(self, Self::Bytes { run, .. } if values.is_multiple_of(run))
     }
 
     /// Depth, rounded up to what the kernels multiply.
@@ -369,6 +384,8 @@ pub(crate) struct Multiply<'a> {
     pub(crate) panel: Run<'a>,
     /// Values from one panel row to the next.
     pub(crate) panel_stride: usize,
+    /// Where rows lie and of what they consist, unless the panel is one row behind the other.
+    pub(crate) walk: Option<Walk<'a>>,
     pub(crate) weights: &'a PackedWeights,
     /// Which of the weights' channels; starts at a block.
     pub(crate) channels: Range<usize>,
@@ -388,7 +405,17 @@ impl Multiply<'_> {
         let padded = channels.next_multiple_of(BLOCK);
         assert!(self.channels.start.is_multiple_of(BLOCK) && self.channels.end <= *channels);
         assert!(self.panel.as_ptr().cast::<T>().is_aligned());
-        let values = rows.checked_sub(1).map_or(0, |last| last * self.panel_stride + depth);
+        let reach = |rows: usize| rows.checked_sub(1).map_or(0, |last| last * self.panel_stride);
+        let values = match self.walk {
+            None => reach(rows) + depth,
+            Some(Walk { spans, taps }) => {
+                assert!(taps.starts.len() * taps.run == *depth);
+                assert!(spans.iter().map(|span| span.rows).sum::<usize>() == rows);
+                let last = spans.iter().map(|span| span.first + reach(span.rows)).max();
+                let tap = taps.starts.iter().max();
+                last.zip(tap).map_or(0, |(last, tap)| last + tap + taps.run)
+            }
+        };
         assert!(values * size_of::<T>() <= self.panel.len());
         assert!(weights.len() >= padded * depth * size_of::<T>());
         assert!(self.epilogue.bias.len() >= padded && self.epilogue.multipliers.len() >= padded);

@@ -8,6 +8,7 @@ pub(crate) static KERNELS: Kernels = Kernels {
     name: "scalar",
     packing: Packing::Pairs,
     crosses: |_, _| false,
+    walks: false,
     tile_rows: 1,
     gather,
     multiply,

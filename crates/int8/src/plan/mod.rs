@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::kernels::gather::OVERRUN;
 use crate::kernels::lookup::Lookup;
+use crate::kernels::walk::Taps;
 use crate::kernels::winograd::Form;
 use crate::kernels::{
     self, BLOCK, DepthwiseWeights, Epilogue, Kernels, PANEL_ROWS, PackedWeights, Packing, SLACK,
@@ -25,6 +26,11 @@ use crate::{Graph, GraphError, Layer};
 
 /// Values of a panel: what stays in a second-level cache beside the weights that stream through.
 const PANEL_VALUES: usize = 256 << 10;
+
+/// Bytes of pixels that one multiplication walks through: what stays in a first-level cache beside weights.
+const WALK_BYTES: usize = 12 << 10;
+/// Pixels of one at most.
+const WALK_ROWS: usize = 480;
 
 /// Steps in order, and the memory they need.
 #[derive(Debug)]
@@ -178,6 +184,8 @@ pub(crate) struct ConvStep {
     pub(crate) rows: usize,
     /// Whether stored values are multiplied as they are, so that a panel can be the arena itself.
     pub(crate) in_place: bool,
+    /// The taps of each group, if the multiplication walks.
+    pub(crate) taps: Option<Taps>,
     /// How the weights are transformed, if they are.
     pub(crate) form: Option<Form>,
 }
@@ -186,6 +194,7 @@ impl ConvStep {
     fn scratch_bytes(&self, packing: Packing) -> usize {
         match self.form {
             Some(form) => form.scratch_bytes(self.x.shape.c / self.groups.len()),
+            None if self.taps.is_some() => 0,
             None => self.rows * self.stride * packing.value_bytes(),
         }
     }
@@ -209,7 +218,7 @@ impl Plan {
     pub(crate) fn new(graph: Graph, kernels: &Kernels) -> Result<Self, GraphError> {
         let mut graph = simplify::simplify(graph);
         let fusion = Fusion::new(&graph, |window| (kernels.takes_depthwise)(window));
-        let places = Places::new(&graph, &fusion)?;
+        let places = Places::new(&graph, &fusion, kernels)?;
         let mut planner = Planner { graph: &mut graph, kernels, fusion: &fusion, places: &places };
         let mut steps = Vec::new();
         for &node in fusion.order() {
@@ -435,10 +444,17 @@ impl Planner<'_> {
         let groups = groups.collect();
         let depth = conv.weights.len() / conv.channels;
         let stride = depth.next_multiple_of(16);
+        let walks = self.kernels.walks(&conv, &self.graph.tensors[input]);
+        let taps = walks.then(|| Taps::new(&conv.window, &x.channels(0, per_group[0])));
         let tile = self.kernels.tile_rows;
-        let most = (PANEL_VALUES / stride).clamp(tile, PANEL_ROWS) / tile * tile;
-        let panels = y.shape.pixels().div_ceil(most);
-        let rows = y.shape.pixels().div_ceil(panels).next_multiple_of(tile);
+        let (pixels, width) = (y.shape.pixels(), y.shape.w);
+        let evenly = |most: usize| pixels.div_ceil(pixels.div_ceil(most)).next_multiple_of(tile);
+        let rows = match taps {
+            // A span ends with its row.
+            Some(_) if conv.window.taps() > 1 => width * (PANEL_ROWS / width).max(1),
+            Some(_) => evenly((WALK_BYTES / stride).clamp(PANEL_ROWS, WALK_ROWS)),
+            None => evenly((PANEL_VALUES / stride).clamp(tile, PANEL_ROWS) / tile * tile),
+        };
         Action::Conv(Box::new(ConvStep {
             window: conv.window,
             from,
@@ -448,8 +464,9 @@ impl Planner<'_> {
             groups,
             table,
             stride,
-            rows: rows.min(y.shape.pixels()),
+            rows: rows.min(pixels),
             in_place: self.kernels.takes_as_stored(from.element()),
+            taps,
             form,
         }))
     }

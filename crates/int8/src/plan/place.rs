@@ -1,5 +1,6 @@
 //! Where tensors lie: which share a buffer, how wide its border is, when it lives, and its offset in the arena.
 
+use crate::kernels::Kernels;
 use crate::operator::Operator;
 use crate::plan::fuse::Fusion;
 use crate::plan::{Border, Step};
@@ -36,7 +37,11 @@ struct Buffer {
 }
 
 impl Places {
-    pub(crate) fn new(graph: &Graph, fusion: &Fusion) -> Result<Self, GraphError> {
+    pub(crate) fn new(
+        graph: &Graph,
+        fusion: &Fusion,
+        kernels: &Kernels,
+    ) -> Result<Self, GraphError> {
         let joined = join(graph, fusion);
         let count = graph.nodes.len();
         let mut homes = vec![(0, 0); count];
@@ -60,7 +65,7 @@ impl Places {
             arena_bytes: 0,
         };
         places.live(graph, fusion);
-        places.border(graph, fusion);
+        places.border(graph, fusion, kernels);
         places.arrange()?;
         Ok(places)
     }
@@ -91,12 +96,16 @@ impl Places {
         }
     }
 
-    /// Depthwise convolutions read past the edges.
-    fn border(&mut self, graph: &Graph, fusion: &Fusion) {
+    /// Depthwise convolutions and those that walk read past the edges.
+    fn border(&mut self, graph: &Graph, fusion: &Fusion, kernels: &Kernels) {
         for &node in fusion.order() {
-            let Some(chain) = fusion.chain(node).filter(|chain| chain.depthwise) else { continue };
+            let Some(chain) = fusion.chain(node) else { continue };
             let Operator::Conv(conv) = &graph.nodes[chain.conv].operator else { continue };
-            let home = self.homes[graph.nodes[chain.conv].inputs[0].0].0;
+            let input = graph.nodes[chain.conv].inputs[0].0;
+            if !chain.depthwise && !kernels.walks(conv, &graph.tensors[input]) {
+                continue;
+            }
+            let home = self.homes[input].0;
             let buffer = self.buffers[home].as_mut().expect("written before it is read");
             for (width, pad) in buffer.border.iter_mut().zip(conv.window.pads) {
                 *width = pad.max(*width);

@@ -32,6 +32,7 @@ const fn table(name: &'static str, packing: Packing, multiply: fn(&Multiply<'_>)
         name,
         packing,
         crosses: |_, _| false,
+        walks: false,
         tile_rows: 4,
         gather,
         multiply,

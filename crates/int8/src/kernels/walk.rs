@@ -1,0 +1,75 @@
+//! Windows taken where they lie: nothing is gathered, a multiplication walks through the arena instead.
+//!
+//! The output pixels of a row lie at equal distances in the input, and so do their taps: each row of taps, or each tap, is a run of
+//! bytes as far from the pixel's first tap as for every other pixel.
+
+use std::ops::Range;
+
+use crate::operator::Window;
+use crate::view::View;
+
+/// Output pixels at equal distances in the input.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Span {
+    /// First tap of the first one in the arena.
+    pub(crate) first: usize,
+    pub(crate) rows: usize,
+}
+
+/// The taps of any pixel: runs of bytes, each so far from the first one.
+#[derive(Debug)]
+pub(crate) struct Taps {
+    pub(crate) starts: Vec<usize>,
+    /// Bytes of each run.
+    pub(crate) run: usize,
+}
+
+impl Taps {
+    /// Of a window on some channels of a view.
+    pub(crate) fn new(window: &Window, view: &View) -> Self {
+        let Window { kernel: [rows, columns], dilations, .. } = window;
+        let (down, across) = (dilations[0] * view.row, dilations[1] * view.pixel);
+        let joined = *columns == 1 || across == view.shape.c;
+        let (runs, taps) = if joined { (1, *columns) } else { (*columns, 1) };
+        let starts = (0..*rows).flat_map(|y| (0..runs).map(move |x| y * down + x * across));
+        Self { starts: starts.collect(), run: taps * view.shape.c }
+    }
+}
+
+/// What a multiplication walks through.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Walk<'a> {
+    pub(crate) spans: &'a [Span],
+    pub(crate) taps: &'a Taps,
+}
+
+/// Spans of some output pixels, counted row by row. Pads are memory, so the view stands within a border. Allocates nothing as long as
+/// there is room.
+pub(crate) fn fill(
+    spans: &mut Vec<Span>,
+    window: &Window,
+    input: &View,
+    image: usize,
+    output_width: usize,
+    pixels: Range<usize>,
+) {
+    let Window { strides, pads, .. } = window;
+    spans.clear();
+    let pad = pads[0] * input.row + pads[1] * input.pixel;
+    let place = |y: usize, x: usize| {
+        let place = input.at(image, y * strides[0], x * strides[1]).checked_sub(pad);
+        place.expect("the border holds the pads")
+    };
+    let one_to_one = *window == Window::square(1, 1, 0);
+    let width = match one_to_one && input.row == input.shape.w * input.pixel {
+        true => pixels.end,
+        false => output_width,
+    };
+    let mut pixel = pixels.start;
+    while pixel < pixels.end {
+        let rows = (width - pixel % width).min(pixels.end - pixel);
+        let first = place(pixel / output_width, pixel % output_width);
+        spans.push(Span { first, rows });
+        pixel += rows;
+    }
+}
