@@ -49,7 +49,7 @@ use crate::kernels::aligned::Aligned;
 use crate::kernels::gather::Gather;
 use crate::kernels::lookup::Lookup;
 use crate::kernels::offsets::Offsets;
-use crate::kernels::walk::Walk;
+use crate::kernels::walk::{Taps, Walk};
 use crate::kernels::winograd::{Form, Winograd};
 use crate::numerics::{AddRule, MulRule};
 use crate::operator::{Conv, Window};
@@ -181,10 +181,20 @@ impl Kernels {
         available.map(|(_, kernels)| *kernels)
     }
 
-    /// Whether a convolution is done by walking through its input, which then stands within a border.
-    pub(crate) fn walks(&self, conv: &Conv, x: &Tensor) -> bool {
-        let channels = x.shape.c / conv.groups;
-        self.walks && self.takes_as_stored(x.quantisation.element()) && self.packing.fills(channels)
+    /// Whether a convolution may be done by walking through its input, which then stands within a border.
+    pub(crate) fn may_walk(&self, conv: &Conv, x: &Tensor) -> bool {
+        let run = x.shape.c / conv.groups * conv.window.kernel[1];
+        self.walks && self.takes_as_stored(x.quantisation.element()) && self.packing.is_filled(run)
+    }
+
+    /// The taps of a convolution on some channels of a view, if it walks.
+    pub(crate) fn taps(&self, window: &Window, view: &View, element: ElementType) -> Option<Taps> {
+        match self.packing {
+            Packing::Bytes { run, .. } if self.walks && self.takes_as_stored(element) => {
+                Taps::new(window, view, run)
+            }
+            _ => None,
+        }
     }
 
     /// What is subtracted from stored inputs before they are multiplied.
@@ -226,9 +236,9 @@ impl Packing {
         }
     }
 
-    /// Whether so many values make whole runs.
-    fn fills(self, values: usize) -> bool {
-        matches!(self, Self::Bytes { run, .. } if values.is_multiple_of(run))
+    /// Whether so many values are not much less than whole runs.
+    fn is_filled(self, values: usize) -> bool {
+        matches!(self, Self::Bytes { run, .. } if walk::fills(values, run))
     }
 
     /// Depth, rounded up to what the kernels multiply.

@@ -3,6 +3,7 @@
 //! The output pixels of a row lie at equal distances in the input, and so do their taps: each row of taps, or each tap, is a run of
 //! bytes as far from the pixel's first tap as for every other pixel.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::operator::Window;
@@ -20,20 +21,39 @@ pub(crate) struct Span {
 #[derive(Debug)]
 pub(crate) struct Taps {
     pub(crate) starts: Vec<usize>,
-    /// Bytes of each run.
+    /// Bytes of each run, rounded up to what a kernel multiplies at once.
     pub(crate) run: usize,
 }
 
 impl Taps {
-    /// Of a window on some channels of a view.
-    pub(crate) fn new(window: &Window, view: &View) -> Self {
+    /// Of a window on some channels of a view, in steps of so many bytes. None where the steps would have too much to round up.
+    pub(crate) fn new(window: &Window, view: &View, step: usize) -> Option<Self> {
         let Window { kernel: [rows, columns], dilations, .. } = window;
         let (down, across) = (dilations[0] * view.row, dilations[1] * view.pixel);
         let joined = *columns == 1 || across == view.shape.c;
         let (runs, taps) = if joined { (1, *columns) } else { (*columns, 1) };
         let starts = (0..*rows).flat_map(|y| (0..runs).map(move |x| y * down + x * across));
-        Self { starts: starts.collect(), run: taps * view.shape.c }
+        let run = taps * view.shape.c;
+        fills(run, step).then(|| Self { starts: starts.collect(), run: run.next_multiple_of(step) })
     }
+
+    /// Weights of whole channels, `depth` each, with zeros for what is rounded up.
+    pub(crate) fn spread<'w>(&self, weights: &'w [i8], depth: usize) -> Cow<'w, [i8]> {
+        let given = depth / self.starts.len();
+        if given == self.run {
+            return Cow::Borrowed(weights);
+        }
+        let mut spread = vec![0; weights.len() / given * self.run];
+        for (to, from) in spread.chunks_exact_mut(self.run).zip(weights.chunks_exact(given)) {
+            to[..given].copy_from_slice(from);
+        }
+        Cow::Owned(spread)
+    }
+}
+
+/// Whether runs of so many bytes are not much less than whole steps.
+pub(crate) fn fills(run: usize, step: usize) -> bool {
+    run.next_multiple_of(step) * 3 <= run * 4
 }
 
 /// What a multiplication walks through.

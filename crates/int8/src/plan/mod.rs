@@ -432,9 +432,17 @@ impl Planner<'_> {
         let form = self.kernels.winograd.and_then(|_| {
             Form::choose(&conv.window, per_group, y.shape, from.element(), &conv.weights)
         });
-        let pack = |weights| match form {
-            Some(form) => PackedWeights::winograd(form, weights, channels),
-            None => PackedWeights::new(weights, channels, self.kernels),
+        let input = x.channels(0, per_group[0]);
+        let taps = self.kernels.taps(&conv.window, &input, from.element());
+        let depth = conv.weights.len() / conv.channels;
+        let pack = |weights| match (form, &taps) {
+            (Some(form), _) => PackedWeights::winograd(form, weights, channels),
+            (None, None) => PackedWeights::new(weights, channels, self.kernels),
+            (None, Some(taps)) => {
+                let weights = taps.spread(weights, depth);
+                let packed = PackedWeights::new(&weights, channels, self.kernels);
+                PackedWeights { depth_given: depth, ..packed }
+            }
         };
         let groups = groups.map(|(group, weights)| {
             let packed = pack(weights);
@@ -442,10 +450,7 @@ impl Planner<'_> {
             (packed, epilogue)
         });
         let groups = groups.collect();
-        let depth = conv.weights.len() / conv.channels;
         let stride = depth.next_multiple_of(16);
-        let walks = self.kernels.walks(&conv, &self.graph.tensors[input]);
-        let taps = walks.then(|| Taps::new(&conv.window, &x.channels(0, per_group[0])));
         let tile = self.kernels.tile_rows;
         let (pixels, width) = (y.shape.pixels(), y.shape.w);
         let evenly = |most: usize| pixels.div_ceil(pixels.div_ceil(most)).next_multiple_of(tile);
