@@ -40,6 +40,25 @@ const SUM: u8 = 2;
 /// Whose products may not fit i32.
 const ANY: u8 = 3;
 
+/// Calls [`by_size`] with how sums leave, whether channels are [narrow](tiles), and whether inputs are flipped, as constants.
+macro_rules! by_kind {
+    ($kind:expr, $arguments:tt) => {
+        match $kind {
+            (UNSIGNED, false, false) => by_size::<UNSIGNED, false, false> $arguments,
+            (UNSIGNED, true, false) => by_size::<UNSIGNED, true, false> $arguments,
+            (UNSIGNED, _, true) => by_size::<UNSIGNED, false, true> $arguments,
+            (SIGNED, false, false) => by_size::<SIGNED, false, false> $arguments,
+            (SIGNED, true, false) => by_size::<SIGNED, true, false> $arguments,
+            (SIGNED, _, true) => by_size::<SIGNED, false, true> $arguments,
+            (SUM, false, false) => by_size::<SUM, false, false> $arguments,
+            (SUM, true, false) => by_size::<SUM, true, false> $arguments,
+            (SUM, _, true) => by_size::<SUM, false, true> $arguments,
+            (_, _, false) => by_size::<ANY, false, false> $arguments,
+            (_, _, true) => by_size::<ANY, false, true> $arguments,
+        }
+    };
+}
+
 /// # Safety
 /// The call has passed [`Multiply::check`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")]
@@ -48,9 +67,9 @@ unsafe fn blocks(call: &Multiply<'_>) {
     let widest = if call.weights.depth <= SHORT { WIDEST } else { 2 };
     // A gathered panel is one span, whose taps are one run.
     let all = [Span { first: 0, rows: call.outputs.len() }];
-    let (spans, starts, run) = match &call.walk {
-        Some(Walk { spans, taps }) => (*spans, taps.starts.as_slice(), taps.run),
-        None => (all.as_slice(), [0].as_slice(), call.weights.depth),
+    let (spans, starts, run, flips) = match &call.walk {
+        Some(Walk { spans, taps, flips }) => (*spans, taps.starts.as_slice(), taps.run, *flips),
+        None => (all.as_slice(), [0].as_slice(), call.weights.depth, false),
     };
     assert!(run.is_multiple_of(4));
     let mut channel = call.channels.start;
@@ -82,23 +101,10 @@ unsafe fn blocks(call: &Multiply<'_>) {
                 // SAFETY: the strip's rows exist; so many blocks start at a channel that exists.
                 unsafe {
                     let (rows, part) = (strip.height, &part);
-                    match (constants.leave, is_narrow) {
-                        (UNSIGNED, false) => {
-                            by_size::<UNSIGNED, false>(call, &constants, part, rows, blocks)
-                        }
-                        (UNSIGNED, true) => {
-                            by_size::<UNSIGNED, true>(call, &constants, part, rows, blocks)
-                        }
-                        (SIGNED, false) => {
-                            by_size::<SIGNED, false>(call, &constants, part, rows, blocks)
-                        }
-                        (SIGNED, true) => {
-                            by_size::<SIGNED, true>(call, &constants, part, rows, blocks)
-                        }
-                        (SUM, false) => by_size::<SUM, false>(call, &constants, part, rows, blocks),
-                        (SUM, true) => by_size::<SUM, true>(call, &constants, part, rows, blocks),
-                        _ => by_size::<ANY, false>(call, &constants, part, rows, blocks),
-                    }
+                    by_kind!(
+                        (constants.leave, is_narrow, flips),
+                        (call, &constants, part, rows, blocks)
+                    );
                 }
                 part.before += strip.tiles;
             }
@@ -127,7 +133,7 @@ struct Part<'a> {
 /// # Safety
 /// As for [`tiles`], for tiles of so many rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")]
-unsafe fn by_size<const LEAVE: u8, const NARROW: bool>(
+unsafe fn by_size<const LEAVE: u8, const NARROW: bool, const FLIP: bool>(
     call: &Multiply<'_>,
     constants: &Constants,
     part: &Part<'_>,
@@ -137,7 +143,7 @@ unsafe fn by_size<const LEAVE: u8, const NARROW: bool>(
     macro_rules! sizes {
         ($(($blocks:literal, $rows:literal)),*) => {
             match (blocks, rows) {
-                $(($blocks, $rows) => unsafe { tiles::<$rows, $blocks, LEAVE, NARROW>(call, constants, part) },)*
+                $(($blocks, $rows) => unsafe { tiles::<$rows, $blocks, LEAVE, NARROW, FLIP>(call, constants, part) },)*
                 // A strip without tiles.
                 _ => {}
             }
@@ -172,13 +178,20 @@ unsafe fn by_size<const LEAVE: u8, const NARROW: bool>(
     );
 }
 
-/// Tiles of `ROWS` panel rows times `BLOCKS` · 16 channels, of which the last 8 are missing if they are `NARROW`.
+/// Tiles of `ROWS` panel rows times `BLOCKS` · 16 channels, of which the last 8 are missing if they are `NARROW`. Inputs
+/// that `FLIP` are s8.
 ///
 /// # Safety
 /// The call has passed [`Multiply::check`]; the part's tiles are `ROWS` high and exist; so many blocks start at its channel; the constants are of the call's epilogue, and `LEAVE` is theirs.
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")]
-unsafe fn tiles<const ROWS: usize, const BLOCKS: usize, const LEAVE: u8, const NARROW: bool>(
+unsafe fn tiles<
+    const ROWS: usize,
+    const BLOCKS: usize,
+    const LEAVE: u8,
+    const NARROW: bool,
+    const FLIP: bool,
+>(
     call: &Multiply<'_>,
     constants: &Constants,
     part: &Part<'_>,
@@ -206,9 +219,9 @@ unsafe fn tiles<const ROWS: usize, const BLOCKS: usize, const LEAVE: u8, const N
             match before < BLOCKS {
                 true => {
                     let next = weights[0].wrapping_add((BLOCKS + before) * BLOCK * depth);
-                    rows.add::<ROWS, NARROW, true>(&mut sums, next);
+                    rows.add::<ROWS, NARROW, FLIP, true>(&mut sums, next);
                 }
-                false => rows.add::<ROWS, NARROW, false>(&mut sums, weights[0]),
+                false => rows.add::<ROWS, NARROW, FLIP, false>(&mut sums, weights[0]),
             }
             match LEAVE {
                 ANY => {
@@ -239,7 +252,7 @@ impl<const BLOCKS: usize> Rows<'_, BLOCKS> {
     /// # Safety
     /// As for [`tiles`]; panel and weights are a tile's.
     #[inline(always)]
-    unsafe fn add<const ROWS: usize, const NARROW: bool, const AHEAD: bool>(
+    unsafe fn add<const ROWS: usize, const NARROW: bool, const FLIP: bool, const AHEAD: bool>(
         &self,
         sums: &mut [[__m512i; BLOCKS]; ROWS],
         next: *const u8,
@@ -247,10 +260,10 @@ impl<const BLOCKS: usize> Rows<'_, BLOCKS> {
         // SAFETY: by contract; asking for what is not there does nothing.
         unsafe {
             if let [start] = self.starts {
-                return self.run::<ROWS, NARROW, AHEAD>(sums, next, *start, 0);
+                return self.run::<ROWS, NARROW, FLIP, AHEAD>(sums, next, *start, 0);
             }
             for (nth, start) in self.starts.iter().enumerate() {
-                self.run::<ROWS, NARROW, AHEAD>(sums, next, *start, nth * self.run);
+                self.run::<ROWS, NARROW, FLIP, AHEAD>(sums, next, *start, nth * self.run);
             }
         }
     }
@@ -260,7 +273,7 @@ impl<const BLOCKS: usize> Rows<'_, BLOCKS> {
     /// # Safety
     /// As for [`Rows::add`].
     #[inline(always)]
-    unsafe fn run<const ROWS: usize, const NARROW: bool, const AHEAD: bool>(
+    unsafe fn run<const ROWS: usize, const NARROW: bool, const FLIP: bool, const AHEAD: bool>(
         &self,
         sums: &mut [[__m512i; BLOCKS]; ROWS],
         next: *const u8,
@@ -281,7 +294,10 @@ impl<const BLOCKS: usize> Rows<'_, BLOCKS> {
                 });
                 for row in 0..ROWS {
                     let inputs = starts[row / 3].wrapping_add(row % 3 * self.stride);
-                    let inputs = _mm512_set1_epi32(inputs.cast::<i32>().read_unaligned());
+                    let mut inputs = _mm512_set1_epi32(inputs.cast::<i32>().read_unaligned());
+                    if FLIP {
+                        inputs = _mm512_xor_si512(inputs, _mm512_set1_epi8(i8::MIN));
+                    }
                     for nth in 0..BLOCKS {
                         let sum = &mut sums[row][nth];
                         *sum = match NARROW && nth + 1 == BLOCKS {

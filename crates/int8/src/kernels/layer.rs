@@ -183,7 +183,7 @@ fn panel(
         let Gather { input, window, output_width, .. } = &gather;
         walk::fill(&mut scratch.spans, window, input, image, *output_width, pixels.clone());
         in_place = Some((arena, window.strides[1] * input.pixel));
-        Walk { spans: &scratch.spans, taps }
+        Walk { spans: &scratch.spans, taps, flips: !conv.in_place }
     });
     let held = Some([image, group, pixels.start]);
     if in_place.is_none() && scratch.held != held {

@@ -54,7 +54,7 @@ use crate::kernels::winograd::{Form, Winograd};
 use crate::numerics::{AddRule, MulRule};
 use crate::operator::{Conv, Window};
 use crate::resize::Corners;
-use crate::tensor::{ElementType, Quantisation, Tensor};
+use crate::tensor::{ElementType, Quantisation};
 use crate::view::View;
 
 /// Output channels of one block of packed weights, and to what the epilogue's vectors are padded.
@@ -182,17 +182,15 @@ impl Kernels {
     }
 
     /// Whether a convolution may be done by walking through its input, which then stands within a border.
-    pub(crate) fn may_walk(&self, conv: &Conv, x: &Tensor) -> bool {
-        let run = x.shape.c / conv.groups * conv.window.kernel[1];
-        self.walks && self.takes_as_stored(x.quantisation.element()) && self.packing.is_filled(run)
+    pub(crate) fn may_walk(&self, conv: &Conv, channels: usize) -> bool {
+        let run = channels / conv.groups * conv.window.kernel[1];
+        self.walks && self.packing.is_filled(run)
     }
 
     /// The taps of a convolution on some channels of a view, if it walks.
-    pub(crate) fn taps(&self, window: &Window, view: &View, element: ElementType) -> Option<Taps> {
+    pub(crate) fn taps(&self, window: &Window, view: &View) -> Option<Taps> {
         match self.packing {
-            Packing::Bytes { run, .. } if self.walks && self.takes_as_stored(element) => {
-                Taps::new(window, view, run)
-            }
+            Packing::Bytes { run, .. } if self.walks => Taps::new(window, view, run),
             _ => None,
         }
     }
@@ -418,7 +416,7 @@ impl Multiply<'_> {
         let reach = |rows: usize| rows.checked_sub(1).map_or(0, |last| last * self.panel_stride);
         let values = match self.walk {
             None => reach(rows) + depth,
-            Some(Walk { spans, taps }) => {
+            Some(Walk { spans, taps, .. }) => {
                 assert!(taps.starts.len() * taps.run == *depth);
                 assert!(spans.iter().map(|span| span.rows).sum::<usize>() == rows);
                 let last = spans.iter().map(|span| span.first + reach(span.rows)).max();

@@ -61,6 +61,8 @@ pub(crate) fn fills(run: usize, step: usize) -> bool {
 pub(crate) struct Walk<'a> {
     pub(crate) spans: &'a [Span],
     pub(crate) taps: &'a Taps,
+    /// Whether sign bits are flipped on the way, because the other type is multiplied.
+    pub(crate) flips: bool,
 }
 
 /// Spans of some output pixels, counted row by row. Pads are memory, so the view stands within a border. Allocates nothing as long as

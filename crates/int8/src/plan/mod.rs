@@ -433,7 +433,7 @@ impl Planner<'_> {
             Form::choose(&conv.window, per_group, y.shape, from.element(), &conv.weights)
         });
         let input = x.channels(0, per_group[0]);
-        let taps = self.kernels.taps(&conv.window, &input, from.element());
+        let taps = self.kernels.taps(&conv.window, &input);
         let depth = conv.weights.len() / conv.channels;
         let pack = |weights| match (form, &taps) {
             (Some(form), _) => PackedWeights::winograd(form, weights, channels),

@@ -102,7 +102,7 @@ impl Places {
             let Some(chain) = fusion.chain(node) else { continue };
             let Operator::Conv(conv) = &graph.nodes[chain.conv].operator else { continue };
             let input = graph.nodes[chain.conv].inputs[0].0;
-            if !chain.depthwise && !kernels.may_walk(conv, &graph.tensors[input]) {
+            if !chain.depthwise && !kernels.may_walk(conv, graph.tensors[input].shape.c) {
                 continue;
             }
             let home = self.homes[input].0;
