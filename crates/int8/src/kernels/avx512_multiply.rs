@@ -53,8 +53,8 @@ macro_rules! by_kind {
             (SUM, false, false) => by_size::<SUM, false, false> $arguments,
             (SUM, true, false) => by_size::<SUM, true, false> $arguments,
             (SUM, _, true) => by_size::<SUM, false, true> $arguments,
-            (_, _, false) => by_size::<ANY, false, false> $arguments,
-            (_, _, true) => by_size::<ANY, false, true> $arguments,
+            (_, _, false) => by_height::<ANY, false, false> $arguments,
+            (_, _, true) => by_height::<ANY, false, true> $arguments,
         }
     };
 }
@@ -64,14 +64,18 @@ macro_rules! by_kind {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")]
 unsafe fn blocks(call: &Multiply<'_>) {
     let constants = Constants::new(call.epilogue);
-    let widest = if call.weights.depth <= SHORT { WIDEST } else { 2 };
+    let widest = match constants.leave {
+        ANY => 1,
+        _ if call.weights.depth <= SHORT => WIDEST,
+        _ => 2,
+    };
     // A gathered panel is one span, whose taps are one run.
     let all = [Span { first: 0, rows: call.outputs.len() }];
     let (spans, starts, run, flips) = match &call.walk {
         Some(Walk { spans, taps, flips }) => (*spans, taps.starts.as_slice(), taps.run, *flips),
         None => (all.as_slice(), [0].as_slice(), call.weights.depth, false),
     };
-    assert!(run.is_multiple_of(4));
+    assert!(run > 0 && run.is_multiple_of(4));
     let mut channel = call.channels.start;
     while channel < call.channels.end {
         let channels = (call.channels.end - channel).min(widest * BLOCK);
@@ -130,6 +134,18 @@ struct Part<'a> {
     before: usize,
 }
 
+/// Calls [`tiles`] with blocks and rows as constants.
+macro_rules! sizes {
+    ($size:expr, $arguments:tt, $(($blocks:literal, [$($rows:literal),*])),*) => {
+        match $size {
+            // SAFETY: the caller's.
+            $($(($blocks, $rows) => unsafe { tiles::<$rows, $blocks, LEAVE, NARROW, FLIP> $arguments },)*)*
+            // A strip without tiles.
+            _ => {}
+        }
+    };
+}
+
 /// # Safety
 /// As for [`tiles`], for tiles of so many rows.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")]
@@ -140,42 +156,29 @@ unsafe fn by_size<const LEAVE: u8, const NARROW: bool, const FLIP: bool>(
     rows: usize,
     blocks: usize,
 ) {
-    macro_rules! sizes {
-        ($(($blocks:literal, $rows:literal)),*) => {
-            match (blocks, rows) {
-                $(($blocks, $rows) => unsafe { tiles::<$rows, $blocks, LEAVE, NARROW, FLIP>(call, constants, part) },)*
-                // A strip without tiles.
-                _ => {}
-            }
-        };
-    }
     sizes!(
-        (4, 2),
-        (4, 1),
-        (3, 3),
-        (3, 2),
-        (3, 1),
-        (2, 12),
-        (2, 11),
-        (2, 10),
-        (2, 9),
-        (2, 8),
-        (2, 7),
-        (2, 6),
-        (2, 5),
-        (2, 4),
-        (2, 3),
-        (2, 2),
-        (2, 1),
-        (1, 8),
-        (1, 7),
-        (1, 6),
-        (1, 5),
-        (1, 4),
-        (1, 3),
-        (1, 2),
-        (1, 1)
+        (blocks, rows),
+        (call, constants, part),
+        (1, [8, 7, 6, 5, 4, 3, 2, 1]),
+        (2, [12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1]),
+        (3, [3, 2, 1]),
+        (4, [2, 1])
     );
+}
+
+/// The same for tiles of one block.
+///
+/// # Safety
+/// As for [`tiles`], for tiles of so many rows.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")]
+unsafe fn by_height<const LEAVE: u8, const NARROW: bool, const FLIP: bool>(
+    call: &Multiply<'_>,
+    constants: &Constants,
+    part: &Part<'_>,
+    rows: usize,
+    blocks: usize,
+) {
+    sizes!((blocks, rows), (call, constants, part), (1, [8, 7, 6, 5, 4, 3, 2, 1]));
 }
 
 /// Tiles of `ROWS` panel rows times `BLOCKS` · 16 channels, of which the last 8 are missing if they are `NARROW`. Inputs
@@ -216,13 +219,11 @@ unsafe fn tiles<
             // The first tiles ask for the weights that come next, a block each.
             let before = part.before + tile;
             let rows = Rows { panel, stride, weights, starts: part.starts, run: part.run };
-            match before < BLOCKS {
-                true => {
-                    let next = weights[0].wrapping_add((BLOCKS + before) * BLOCK * depth);
-                    rows.add::<ROWS, NARROW, FLIP, true>(&mut sums, next);
-                }
-                false => rows.add::<ROWS, NARROW, FLIP, false>(&mut sums, weights[0]),
-            }
+            let next = match before < BLOCKS {
+                true => (BLOCKS + before) * BLOCK * depth,
+                false => 0,
+            };
+            rows.add::<ROWS, NARROW, FLIP>(&mut sums, weights[0].wrapping_add(next));
             match LEAVE {
                 ANY => {
                     for (nth, sums) in sums.iter().enumerate() {
@@ -246,68 +247,52 @@ struct Rows<'a, const BLOCKS: usize> {
 }
 
 impl<const BLOCKS: usize> Rows<'_, BLOCKS> {
-    /// Adds all products to the sums of `ROWS` rows. `AHEAD` asks for as many bytes as a block has weights, from `next` on: more
-    /// at once would hold up what is read.
+    /// Adds all products to the sums of `ROWS` rows, and asks for as many bytes as a block has weights, from `next` on: more at
+    /// once would hold up what is read.
     ///
     /// # Safety
     /// As for [`tiles`]; panel and weights are a tile's.
     #[inline(always)]
-    unsafe fn add<const ROWS: usize, const NARROW: bool, const FLIP: bool, const AHEAD: bool>(
+    unsafe fn add<const ROWS: usize, const NARROW: bool, const FLIP: bool>(
         &self,
         sums: &mut [[__m512i; BLOCKS]; ROWS],
         next: *const u8,
     ) {
-        // SAFETY: by contract; asking for what is not there does nothing.
-        unsafe {
-            if let [start] = self.starts {
-                return self.run::<ROWS, NARROW, FLIP, AHEAD>(sums, next, *start, 0);
-            }
-            for (nth, start) in self.starts.iter().enumerate() {
-                self.run::<ROWS, NARROW, FLIP, AHEAD>(sums, next, *start, nth * self.run);
-            }
-        }
-    }
-
-    /// The products of one run of each row, whose weights follow `done` depths.
-    ///
-    /// # Safety
-    /// As for [`Rows::add`].
-    #[inline(always)]
-    unsafe fn run<const ROWS: usize, const NARROW: bool, const FLIP: bool, const AHEAD: bool>(
-        &self,
-        sums: &mut [[__m512i; BLOCKS]; ROWS],
-        next: *const u8,
-        start: usize,
-        done: usize,
-    ) {
-        // SAFETY: by contract; asking for what is not there does nothing.
-        unsafe {
-            let panel = self.panel.add(start);
-            let mut starts: [*const u8; 4] =
-                std::array::from_fn(|three| opaque(panel.wrapping_add(3 * three * self.stride)));
-            for at in (done..done + self.run).step_by(4) {
-                if AHEAD {
-                    _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(at * BLOCK).cast());
-                }
-                let block: [__m512i; BLOCKS] = std::array::from_fn(|block| {
-                    _mm512_load_si512(self.weights[block].add(at * BLOCK).cast())
+        let mut at = 0;
+        for start in self.starts {
+            // SAFETY: by contract; asking for what is not there does nothing.
+            unsafe {
+                let panel = self.panel.add(*start);
+                let mut starts: [*const u8; 4] = std::array::from_fn(|three| {
+                    opaque(panel.wrapping_add(3 * three * self.stride))
                 });
-                for row in 0..ROWS {
-                    let inputs = starts[row / 3].wrapping_add(row % 3 * self.stride);
-                    let mut inputs = _mm512_set1_epi32(inputs.cast::<i32>().read_unaligned());
-                    if FLIP {
-                        inputs = _mm512_xor_si512(inputs, _mm512_set1_epi8(i8::MIN));
+                let end = at + self.run;
+                loop {
+                    _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(at * BLOCK).cast());
+                    let block: [__m512i; BLOCKS] = std::array::from_fn(|block| {
+                        _mm512_load_si512(self.weights[block].add(at * BLOCK).cast())
+                    });
+                    for row in 0..ROWS {
+                        let inputs = starts[row / 3].wrapping_add(row % 3 * self.stride);
+                        let mut inputs = _mm512_set1_epi32(inputs.cast::<i32>().read_unaligned());
+                        if FLIP {
+                            inputs = _mm512_xor_si512(inputs, _mm512_set1_epi8(i8::MIN));
+                        }
+                        for nth in 0..BLOCKS {
+                            let sum = &mut sums[row][nth];
+                            *sum = match NARROW && nth + 1 == BLOCKS {
+                                false => _mm512_dpbusd_epi32(*sum, inputs, block[nth]),
+                                true => half(*sum, inputs, block[nth]),
+                            };
+                        }
                     }
-                    for nth in 0..BLOCKS {
-                        let sum = &mut sums[row][nth];
-                        *sum = match NARROW && nth + 1 == BLOCKS {
-                            false => _mm512_dpbusd_epi32(*sum, inputs, block[nth]),
-                            true => half(*sum, inputs, block[nth]),
-                        };
+                    for start in &mut starts[..ROWS.div_ceil(3)] {
+                        *start = start.wrapping_add(4);
                     }
-                }
-                for start in &mut starts[..ROWS.div_ceil(3)] {
-                    *start = start.wrapping_add(4);
+                    at += 4;
+                    if at == end {
+                        break;
+                    }
                 }
             }
         }
