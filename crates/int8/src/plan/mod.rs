@@ -456,7 +456,9 @@ impl Planner<'_> {
         let evenly = |most: usize| pixels.div_ceil(pixels.div_ceil(most)).next_multiple_of(tile);
         let rows = match taps {
             // A span ends with its row.
-            Some(_) if conv.window.taps() > 1 => width * (PANEL_ROWS / width).max(1),
+            Some(_) if conv.window.taps() > 1 && width <= WALK_ROWS => {
+                width * (PANEL_ROWS / width).max(1)
+            }
             Some(_) => evenly((WALK_BYTES / stride).clamp(PANEL_ROWS, WALK_ROWS)),
             None => evenly((PANEL_VALUES / stride).clamp(tile, PANEL_ROWS) / tile * tile),
         };
