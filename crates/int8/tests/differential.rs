@@ -155,6 +155,38 @@ proptest! {
     }
 }
 
+/// Slices, blocks and tiles of depthwise convolutions end anywhere: every number of channels up to two slices of 64, rows
+/// longer and shorter than tiles, odd numbers of rows, multipliers of 1 and more, limits within the range.
+#[test]
+fn depthwise_convolutions_of_all_numbers_of_channels() {
+    for (nth, channels) in (1..=130).enumerate().take(common::cases(130) as usize) {
+        for (kernel, stride) in [(3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2)] {
+            let random = &mut Random((nth * 100 + kernel * 10 + stride) as u64);
+            let mut builder = GraphBuilder::new();
+            let longest = random.one_of(&[9, 20, 70]);
+            let shape = Shape::new(1, random.size(1, 9), random.size(1, longest), channels);
+            let (from, to) = (random.quantisation(), random.quantisation());
+            let x = builder
+                .input(shape.expect("in range"), from, InputForm::QuantisedNhwc)
+                .expect("in range");
+            let pads = std::array::from_fn(|_| random.size(kernel / 2, kernel - 1));
+            let window = Window { pads, ..Window::square(kernel, stride, 0) };
+            let mut conv = random.conv(channels, channels, channels, window);
+            if random.within(0, 2) == 0 {
+                // Products that i32 does not hold, and what is left of them.
+                conv.weight_scales.iter_mut().for_each(|scale| *scale *= 1e6);
+            }
+            let mut y = builder.conv(x, conv, to).expect("in range");
+            if random.within(0, 1) == 0 {
+                let (low, high) = to.element().range();
+                let middle = random.within(low.into(), high.into()) as i32;
+                y = builder.clamp(y, middle, high).expect("in range");
+            }
+            finish(builder, y, random);
+        }
+    }
+}
+
 /// The greatest sums that transformed tiles of either size may meet, and greater ones.
 #[test]
 fn transformed_tiles_of_the_greatest_sums() {

@@ -8,6 +8,7 @@ use std::arch::x86_64::*;
 
 use crate::kernels::aligned::Aligned;
 use crate::kernels::avx2_leave::{ANY, Constants, Leave, SIGNED, SUM, UNSIGNED, by_height, leave};
+use crate::kernels::depthwise::DepthwiseForm;
 use crate::kernels::gather::{Fetch, Gather};
 use crate::kernels::{
     BLOCK, Kernels, Multiply, PAIRS_STEP, Packing, Run, avx2_bytes, avx2_depthwise, avx2_inner,
@@ -33,6 +34,7 @@ pub(crate) const TABLE: Kernels = Kernels {
     multiply,
     winograd: Some(avx2_winograd::convolve),
     takes_depthwise: avx2_depthwise::takes,
+    depthwise_form: DepthwiseForm::Pairs,
     depthwise: avx2_depthwise::image,
     add,
     mul,

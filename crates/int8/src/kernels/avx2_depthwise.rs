@@ -6,7 +6,8 @@ use std::arch::x86_64::*;
 
 use crate::kernels::avx2_epilogue::store;
 use crate::kernels::avx2_leave::opaque;
-use crate::kernels::{DEPTHWISE_BLOCK, Depthwise, portable};
+use crate::kernels::depthwise::{DEPTHWISE_BLOCK, Depthwise};
+use crate::kernels::portable;
 use crate::operator::Window;
 use crate::tensor::ElementType;
 

@@ -7,13 +7,16 @@ use std::arch::x86_64::*;
 
 use crate::kernels::aligned::Aligned;
 use crate::kernels::avx2;
-use crate::kernels::avx2_epilogue::store;
+use crate::kernels::depthwise::{Depthwise, DepthwiseForm, Quads};
 use crate::kernels::gather::Gather;
 use crate::kernels::lookup::Lookup;
-use crate::kernels::vnni::{self, PACKING, Slice};
-use crate::kernels::{
-    Depthwise, Epilogue, Kernels, Run, Runs, avx2_bytes, avx512_multiply, portable,
-};
+use crate::kernels::vnni::{self, PACKING};
+use crate::kernels::vnni_depthwise::{bands, slice};
+use crate::kernels::vnni_registers::registers;
+use crate::kernels::{Kernels, Run, Runs, avx2_bytes, avx512_multiply, portable};
+
+/// Channels of a depthwise convolution that are done at a time.
+const SLICE: usize = 64;
 
 pub(crate) static KERNELS: Kernels = Kernels {
     name: "avx512vnni",
@@ -24,6 +27,7 @@ pub(crate) static KERNELS: Kernels = Kernels {
     gather,
     multiply: avx512_multiply::multiply,
     winograd: None,
+    depthwise_form: DepthwiseForm::Quads { channels: SLICE },
     depthwise,
     translate,
     ..avx2::TABLE
@@ -46,142 +50,75 @@ fn gather(call: &Gather<'_>, panel: &mut Aligned) {
     unsafe { inner(call, panel) }
 }
 
-/// The constants of an epilogue in registers.
-struct Requantise {
-    /// Whether results are s8.
-    is_signed: bool,
-    /// The limits as stored bytes, and the zero point as i16.
-    low_byte: __m512i,
-    high_byte: __m512i,
-    zero_word: __m512i,
-    order: __m512i,
-}
-
-impl Requantise {
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
-    fn new(epilogue: &Epilogue) -> Self {
-        Self {
-            is_signed: epilogue.low < 0,
-            low_byte: _mm512_set1_epi8(epilogue.low as i8),
-            high_byte: _mm512_set1_epi8(epilogue.high as i8),
-            zero_word: _mm512_set1_epi16(epilogue.zero_point as i16),
-            order: _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15),
-        }
-    }
-
-    /// Accumulators times multipliers, rounded. Above the range of i32 the conversion would give its least value, so
-    /// products that do not `FIT` are limited.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
-    fn scale<const FIT: bool>(&self, acc: __m512i, multipliers: __m512) -> __m512i {
-        let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(acc), multipliers);
-        if FIT {
-            return _mm512_cvtps_epi32(scaled);
-        }
-        _mm512_cvtps_epi32(_mm512_min_ps(scaled, _mm512_set1_ps(65_536.0)))
-    }
-
-    /// Scaled values with the zero point, within the limits, as bytes: 16 of each register, in order. Saturation on
-    /// the way only meets values that the limits cut anyway.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
-    fn bytes(&self, [a, b, c, d]: [__m512i; 4]) -> __m512i {
-        let first = _mm512_adds_epi16(_mm512_packs_epi32(a, b), self.zero_word);
-        let second = _mm512_adds_epi16(_mm512_packs_epi32(c, d), self.zero_word);
-        let bytes = if self.is_signed {
-            let bytes = _mm512_packs_epi16(first, second);
-            _mm512_min_epi8(_mm512_max_epi8(bytes, self.low_byte), self.high_byte)
-        } else {
-            let bytes = _mm512_packus_epi16(first, second);
-            _mm512_min_epu8(_mm512_max_epu8(bytes, self.low_byte), self.high_byte)
-        };
-        _mm512_permutexvar_epi32(self.order, bytes)
-    }
-}
-
 fn depthwise(call: &Depthwise<'_>, n: usize) {
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")]
-    fn inner(call: &Depthwise<'_>, n: usize) {
-        // SAFETY: compiled for, and run on, machines with AVX512-VNNI.
-        if !unsafe { vnni::depthwise::<Sixteen>(call, n) } {
-            portable::depthwise(call, n);
-        }
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
+    fn any(call: &Depthwise<'_>, n: usize) {
+        portable::depthwise(call, n);
     }
     // SAFETY: the table is handed out only after `is_available`.
-    unsafe { inner(call, n) }
+    unsafe {
+        match Quads::of(&call.window) {
+            Some(Quads { side: 3, step: 1 }) => slices::<3, 1>(call, n),
+            Some(Quads { side: 3, .. }) => slices::<3, 2>(call, n),
+            Some(Quads { side: 5, step: 1 }) => slices::<5, 1>(call, n),
+            Some(Quads { side: 5, .. }) => slices::<5, 2>(call, n),
+            Some(Quads { step: 1, .. }) => slices::<7, 1>(call, n),
+            Some(_) => slices::<7, 2>(call, n),
+            None => any(call, n),
+        }
+    }
 }
 
-/// 16 channels in a register.
-struct Sixteen;
-
-impl Slice for Sixteen {
-    type Vector = __m512i;
-    type Finish = (Requantise, __m512);
-    const CHANNELS: usize = 16;
-
-    #[inline(always)]
-    unsafe fn interleave(rows: [*const u8; 4]) -> __m512i {
-        let [a, b, c, d] = rows;
-        // SAFETY: by contract, 16 bytes are readable at each row.
-        unsafe {
-            let upper = _mm256_castsi128_si256(_mm_loadu_si128(a.cast()));
-            let upper = _mm256_inserti128_si256::<1>(upper, _mm_loadu_si128(b.cast()));
-            let lower = _mm256_castsi128_si256(_mm_loadu_si128(c.cast()));
-            let lower = _mm256_inserti128_si256::<1>(lower, _mm_loadu_si128(d.cast()));
-            let all = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(upper), lower);
-            // Four bytes of each row to a lane, then the rows of each channel side by side.
-            let lanes = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-            let turn = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-            _mm512_shuffle_epi8(_mm512_permutexvar_epi32(lanes, all), _mm512_broadcast_i32x4(turn))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn flip(vector: __m512i, byte: u8) -> __m512i {
-        // SAFETY: by contract.
-        unsafe { _mm512_xor_si512(vector, _mm512_set1_epi8(byte as i8)) }
-    }
-
-    #[inline(always)]
-    unsafe fn dot(sums: __m512i, inputs: __m512i, weights: __m512i) -> __m512i {
-        // SAFETY: by contract.
-        unsafe { _mm512_dpbusd_epi32(sums, inputs, weights) }
-    }
-
-    #[inline(always)]
-    unsafe fn load(values: *const i32) -> __m512i {
-        // SAFETY: by contract.
-        unsafe { _mm512_loadu_si512(values.cast()) }
-    }
-
-    #[inline(always)]
-    unsafe fn finish(call: &Depthwise<'_>, channel: usize) -> Self::Finish {
-        // SAFETY: by contract.
-        unsafe {
-            let multipliers = _mm512_loadu_ps(call.epilogue.multipliers.as_ptr().add(channel));
-            (Requantise::new(call.epilogue), multipliers)
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store<const ROWS: usize>(
-        (requantise, multipliers): &Self::Finish,
-        sums: [__m512i; ROWS],
-        to: [*mut u8; ROWS],
-        length: usize,
-    ) {
-        // SAFETY: by contract.
-        unsafe {
-            let first = requantise.scale::<false>(sums[0], *multipliers);
-            let last = requantise.scale::<false>(sums[ROWS - 1], *multipliers);
-            let bytes = _mm512_castsi512_si256(requantise.bytes([first, last, first, last]));
-            store(to[0], _mm256_castsi256_si128(bytes), length);
-            if ROWS == 2 {
-                store(to[ROWS - 1], _mm256_extracti128_si256::<1>(bytes), length);
+/// # Safety
+/// The machine has the instruction set.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")]
+unsafe fn slices<const SIDE: usize, const STEP: usize>(call: &Depthwise<'_>, n: usize) {
+    for rows in bands(call) {
+        for (channel, width) in Quads::slices(call.output.shape.c, SLICE) {
+            let rows = rows.clone();
+            // SAFETY: by contract; 64 channels are taken when there are more than 32, so that none is read from beyond
+            // the last 16 and the 16 behind them.
+            unsafe {
+                match width {
+                    SLICE => slice::<Wide, SIDE, STEP>(call, n, channel, rows),
+                    _ => slice::<Narrow, SIDE, STEP>(call, n, channel, rows),
+                }
             }
         }
     }
+}
+
+registers!(Wide: __m512i, 64, true, store_wide,
+    _mm512_loadu_si512 _mm512_storeu_si512 _mm512_xor_si512 _mm512_dpbusd_epi32
+    _mm512_unpacklo_epi8 _mm512_unpackhi_epi8 _mm512_unpacklo_epi16 _mm512_unpackhi_epi16
+    _mm512_castsi512_ps _mm512_castps_si512 _mm512_cvtepi32_ps _mm512_mul_ps _mm512_min_ps _mm512_set1_ps _mm512_cvtps_epi32
+    _mm512_packs_epi32 _mm512_adds_epi16 _mm512_packus_epi16 _mm512_max_epu8 _mm512_min_epu8
+    _mm512_set1_epi8 _mm512_set1_epi16);
+
+// Half of the work for the last channels; these registers are 32 as well.
+registers!(Narrow: __m256i, 32, true, store_narrow,
+    _mm256_loadu_si256 _mm256_storeu_si256 _mm256_xor_si256 _mm256_dpbusd_epi32
+    _mm256_unpacklo_epi8 _mm256_unpackhi_epi8 _mm256_unpacklo_epi16 _mm256_unpackhi_epi16
+    _mm256_castsi256_ps _mm256_castps_si256 _mm256_cvtepi32_ps _mm256_mul_ps _mm256_min_ps _mm256_set1_ps _mm256_cvtps_epi32
+    _mm256_packs_epi32 _mm256_adds_epi16 _mm256_packus_epi16 _mm256_max_epu8 _mm256_min_epu8
+    _mm256_set1_epi8 _mm256_set1_epi16);
+
+/// # Safety
+/// `length` bytes are writable at `to`, fewer than 64.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn store_wide(to: *mut u8, bytes: __m512i, length: usize) {
+    // SAFETY: by contract.
+    unsafe { _mm512_mask_storeu_epi8(to.cast(), !(u64::MAX << length), bytes) };
+}
+
+/// # Safety
+/// `length` bytes are writable at `to`, fewer than 32.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn store_narrow(to: *mut u8, bytes: __m256i, length: usize) {
+    // SAFETY: by contract.
+    unsafe { _mm256_mask_storeu_epi8(to.cast(), !(u32::MAX << length), bytes) };
 }
 
 /// Tables: 128 entries a permutation where the machine has AVX512-VBMI, otherwise AVX2's shuffles.

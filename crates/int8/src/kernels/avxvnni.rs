@@ -5,13 +5,16 @@ use std::arch::x86_64::*;
 
 use crate::kernels::aligned::Aligned;
 use crate::kernels::avx2::{self, Strip, strips};
-use crate::kernels::avx2_epilogue::{Requantise, scale, store};
+use crate::kernels::avx2_epilogue::store;
 use crate::kernels::avx2_leave::{
     ANY, Constants, Leave, SIGNED, SUM, UNSIGNED, by_height, leave, opaque,
 };
+use crate::kernels::depthwise::{Depthwise, DepthwiseForm, Quads};
 use crate::kernels::gather::Gather;
-use crate::kernels::vnni::{self, PACKING, Slice};
-use crate::kernels::{BLOCK, Depthwise, Kernels, Multiply, portable};
+use crate::kernels::vnni::{self, PACKING};
+use crate::kernels::vnni_depthwise::{bands, slice};
+use crate::kernels::vnni_registers::registers;
+use crate::kernels::{BLOCK, Kernels, Multiply, portable};
 
 /// Rows of a tile: 6 · 2 accumulators, 2 weights and 1 input fill 15 of 16 registers.
 const ROWS: usize = 6;
@@ -24,6 +27,7 @@ pub(crate) static KERNELS: Kernels = Kernels {
     gather,
     multiply,
     winograd: None,
+    depthwise_form: DepthwiseForm::Quads { channels: Quads::NARROW },
     depthwise,
     ..avx2::TABLE
 };
@@ -126,80 +130,55 @@ unsafe fn tile<const ROWS: usize, const HALVES: usize, const LEAVE: u8>(
 }
 
 fn depthwise(call: &Depthwise<'_>, n: usize) {
-    #[target_feature(enable = "avx2,fma,avxvnni")]
-    fn inner(call: &Depthwise<'_>, n: usize) {
-        // SAFETY: compiled for, and run on, machines with AVX-VNNI.
-        if !unsafe { vnni::depthwise::<Eight>(call, n) } {
-            portable::depthwise(call, n);
-        }
+    #[target_feature(enable = "avx2,fma")]
+    fn any(call: &Depthwise<'_>, n: usize) {
+        portable::depthwise(call, n);
     }
     // SAFETY: the table is handed out only after `is_available`.
-    unsafe { inner(call, n) }
+    unsafe {
+        match Quads::of(&call.window) {
+            Some(Quads { side: 3, step: 1 }) => slices::<3, 1>(call, n),
+            Some(Quads { side: 3, .. }) => slices::<3, 2>(call, n),
+            Some(Quads { side: 5, step: 1 }) => slices::<5, 1>(call, n),
+            Some(Quads { side: 5, .. }) => slices::<5, 2>(call, n),
+            Some(Quads { step: 1, .. }) => slices::<7, 1>(call, n),
+            Some(_) => slices::<7, 2>(call, n),
+            None => any(call, n),
+        }
+    }
 }
 
-/// 8 channels in a register.
-struct Eight;
-
-impl Slice for Eight {
-    type Vector = __m256i;
-    type Finish = (Requantise, __m256);
-    const CHANNELS: usize = 8;
-
-    #[inline(always)]
-    unsafe fn interleave(rows: [*const u8; 4]) -> __m256i {
-        let [a, b, c, d] = rows;
-        // SAFETY: by contract, 8 bytes are readable at each row.
-        unsafe {
-            let [a, b] = [_mm_loadl_epi64(a.cast()), _mm_loadl_epi64(b.cast())];
-            let [c, d] = [_mm_loadl_epi64(c.cast()), _mm_loadl_epi64(d.cast())];
-            let (upper, lower) = (_mm_unpacklo_epi8(a, b), _mm_unpacklo_epi8(c, d));
-            let (low, high) = (_mm_unpacklo_epi16(upper, lower), _mm_unpackhi_epi16(upper, lower));
-            _mm256_set_m128i(high, low)
+/// # Safety
+/// The machine has the instruction set.
+#[target_feature(enable = "avx2,fma,avxvnni")]
+unsafe fn slices<const SIDE: usize, const STEP: usize>(call: &Depthwise<'_>, n: usize) {
+    for rows in bands(call) {
+        for channel in (0..call.output.shape.c).step_by(Quads::NARROW) {
+            // SAFETY: by contract; of 32 channels at least one is there, so that none is read from beyond the last 16
+            // and the 16 behind them.
+            unsafe { slice::<Few, SIDE, STEP>(call, n, channel, rows.clone()) };
         }
     }
+}
 
-    #[inline(always)]
-    unsafe fn flip(vector: __m256i, byte: u8) -> __m256i {
-        // SAFETY: by contract.
-        unsafe { _mm256_xor_si256(vector, _mm256_set1_epi8(byte as i8)) }
-    }
+registers!(Few: __m256i, 32, false, store_part,
+    _mm256_loadu_si256 _mm256_storeu_si256 _mm256_xor_si256 _mm256_dpbusd_avx_epi32
+    _mm256_unpacklo_epi8 _mm256_unpackhi_epi8 _mm256_unpacklo_epi16 _mm256_unpackhi_epi16
+    _mm256_castsi256_ps _mm256_castps_si256 _mm256_cvtepi32_ps _mm256_mul_ps _mm256_min_ps _mm256_set1_ps _mm256_cvtps_epi32
+    _mm256_packs_epi32 _mm256_adds_epi16 _mm256_packus_epi16 _mm256_max_epu8 _mm256_min_epu8
+    _mm256_set1_epi8 _mm256_set1_epi16);
 
-    #[inline(always)]
-    unsafe fn dot(sums: __m256i, inputs: __m256i, weights: __m256i) -> __m256i {
-        // SAFETY: by contract.
-        unsafe { _mm256_dpbusd_avx_epi32(sums, inputs, weights) }
-    }
-
-    #[inline(always)]
-    unsafe fn load(values: *const i32) -> __m256i {
-        // SAFETY: by contract.
-        unsafe { _mm256_loadu_si256(values.cast()) }
-    }
-
-    #[inline(always)]
-    unsafe fn finish(call: &Depthwise<'_>, channel: usize) -> Self::Finish {
-        // SAFETY: by contract.
-        unsafe {
-            let multipliers = _mm256_loadu_ps(call.epilogue.multipliers.as_ptr().add(channel));
-            (Requantise::new(call.epilogue), multipliers)
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store<const ROWS: usize>(
-        (requantise, multipliers): &Self::Finish,
-        sums: [__m256i; ROWS],
-        to: [*mut u8; ROWS],
-        length: usize,
-    ) {
-        // SAFETY: by contract.
-        unsafe {
-            let [first, last] = [scale(sums[0], *multipliers), scale(sums[ROWS - 1], *multipliers)];
-            let bytes = requantise.bytes(requantise.words(first, last));
-            store(to[0], bytes, length);
-            if ROWS == 2 {
-                store(to[ROWS - 1], _mm_unpackhi_epi64(bytes, bytes), length);
-            }
+/// # Safety
+/// `length` bytes are writable at `to`, fewer than 32.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn store_part(to: *mut u8, bytes: __m256i, length: usize) {
+    let (low, high) = (_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes));
+    // SAFETY: by contract.
+    unsafe {
+        store(to, low, length.min(16));
+        if length > 16 {
+            store(to.add(16), high, length - 16);
         }
     }
 }

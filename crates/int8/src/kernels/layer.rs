@@ -10,13 +10,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::kernels::aligned::Aligned;
+use crate::kernels::depthwise::Depthwise;
 use crate::kernels::gather::Gather;
 use crate::kernels::lookup::Lookup;
 use crate::kernels::offsets::Offsets;
 use crate::kernels::pool::Pool;
 use crate::kernels::walk::{self, Span, Walk};
 use crate::kernels::winograd::{Form, TILES, TILES_STEP, Winograd};
-use crate::kernels::{BLOCK, Depthwise, Kernels, Multiply, Runs};
+use crate::kernels::{BLOCK, Kernels, Multiply, Runs};
 use crate::plan::{ConvStep, DepthwiseStep};
 use crate::tensor::Shape;
 use crate::view::View;

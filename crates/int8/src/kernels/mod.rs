@@ -28,6 +28,7 @@ mod avx512;
 mod avx512_multiply;
 #[cfg(target_arch = "x86_64")]
 mod avxvnni;
+pub(crate) mod depthwise;
 pub(crate) mod gather;
 pub(crate) mod layer;
 pub(crate) mod lookup;
@@ -38,6 +39,10 @@ mod portable;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
+#[cfg(target_arch = "x86_64")]
+mod vnni_depthwise;
+#[cfg(target_arch = "x86_64")]
+mod vnni_registers;
 pub(crate) mod walk;
 pub(crate) mod winograd;
 
@@ -46,6 +51,7 @@ use std::ops::Range;
 
 use crate::GraphError;
 use crate::kernels::aligned::Aligned;
+use crate::kernels::depthwise::{Depthwise, DepthwiseForm};
 use crate::kernels::gather::Gather;
 use crate::kernels::lookup::Lookup;
 use crate::kernels::offsets::Offsets;
@@ -63,8 +69,6 @@ pub(crate) const BLOCK: usize = 16;
 pub(crate) const PAIRS_STEP: usize = 4;
 /// Rows of a panel at most: with more nothing is gained.
 pub(crate) const PANEL_ROWS: usize = 96;
-/// Channels of one block of packed depthwise weights.
-pub(crate) const DEPTHWISE_BLOCK: usize = 8;
 /// Bytes that kernels may read past the last byte of a view.
 pub(crate) const SLACK: usize = 64;
 
@@ -89,6 +93,8 @@ pub(crate) struct Kernels {
     pub(crate) winograd: Option<fn(&Winograd<'_>, &mut Aligned)>,
     /// Whether `depthwise` takes the window; the portable one takes all.
     pub(crate) takes_depthwise: fn(&Window) -> bool,
+    /// The form of depthwise weights that `depthwise` takes.
+    pub(crate) depthwise_form: DepthwiseForm,
     /// Depthwise convolution of some rows of one image.
     pub(crate) depthwise: fn(&Depthwise<'_>, n: usize),
     /// Element-wise sum of runs of bytes.
@@ -432,92 +438,5 @@ impl Multiply<'_> {
             assert!(self.others.len() == rows);
             assert!(self.others.greatest() + padded <= self.arena.len());
         }
-    }
-}
-
-/// A depthwise convolution whose input stands within a border, so that no tap is outside.
-pub(crate) struct Depthwise<'a> {
-    pub(crate) arena: &'a [Cell<u8>],
-    pub(crate) element: ElementType,
-    /// What the epilogue's bias expects to have been subtracted from stored inputs.
-    pub(crate) centre: i32,
-    pub(crate) input: View,
-    pub(crate) output: View,
-    pub(crate) window: Window,
-    pub(crate) weights: &'a DepthwiseWeights,
-    pub(crate) epilogue: &'a Epilogue,
-    /// Which rows of the output.
-    pub(crate) rows: Range<usize>,
-}
-
-impl Depthwise<'_> {
-    /// First tap of an output row. Panics unless every tap of the row, and the row itself, lie in the arena.
-    pub(crate) fn check(&self, n: usize, y: usize) -> usize {
-        let Window { kernel, strides, dilations, pads } = self.window;
-        let centre = self.input.at(n, 0, 0) + y * strides[0] * self.input.row;
-        let first = centre.checked_sub(pads[0] * self.input.row + pads[1] * self.input.pixel);
-        let first = first.expect("the border holds the pads");
-        let last = first
-            + (kernel[0] - 1) * dilations[0] * self.input.row
-            + ((self.output.shape.w - 1) * strides[1] + (kernel[1] - 1) * dilations[1])
-                * self.input.pixel;
-        let padded = self.output.shape.c.next_multiple_of(BLOCK);
-        assert!(last + padded + BLOCK <= self.arena.len());
-        let row_end = self.output.at(n, y, self.output.shape.w - 1) + self.output.shape.c;
-        assert!(row_end <= self.arena.len());
-        assert!(self.epilogue.bias.len() >= padded && self.epilogue.multipliers.len() >= padded);
-        first
-    }
-}
-
-/// Weights of a depthwise convolution in the forms that kernels want.
-#[derive(Debug, Clone)]
-#[expect(dead_code, reason = "pairs are for AVX2, extremes for ARM")]
-pub(crate) struct DepthwiseWeights {
-    /// `[tap][channel]`, channels padded to [`SLACK`].
-    pub(crate) taps: Vec<i16>,
-    /// The same as bytes.
-    pub(crate) bytes: Vec<i8>,
-    /// Whether an even tap and the next one both have the weight −128: two such products can exceed i16.
-    pub(crate) extreme: bool,
-    pub(crate) padded: usize,
-    /// Blocks of [`DEPTHWISE_BLOCK`] channels: per kernel column, per pair of kernel rows, the pair of each channel;
-    /// the row below an odd kernel is zero.
-    pub(crate) pairs: Aligned,
-    /// The same for the output row below, which starts one input row later: the row above the kernel is zero.
-    /// Used for kernels of odd height only.
-    pub(crate) shifted: Aligned,
-}
-
-impl DepthwiseWeights {
-    /// From `[channel][row][column]`.
-    pub(crate) fn new(weights: &[i8], channels: usize, [rows, columns]: [usize; 2]) -> Self {
-        let padded = channels.next_multiple_of(SLACK);
-        let mut taps = vec![0; rows * columns * padded];
-        for (channel, window) in weights.chunks_exact(rows * columns).enumerate() {
-            for (tap, &weight) in window.iter().enumerate() {
-                taps[tap * padded + channel] = i16::from(weight);
-            }
-        }
-        let paired = |down: usize| {
-            let per_column = (rows + down).div_ceil(2);
-            let block_words = columns * per_column * DEPTHWISE_BLOCK * 2;
-            let mut pairs = Aligned::new(padded / DEPTHWISE_BLOCK * block_words * 2);
-            let words = pairs.words_mut();
-            for (channel, window) in weights.chunks_exact(rows * columns).enumerate() {
-                let (block, lane) = (channel / DEPTHWISE_BLOCK, channel % DEPTHWISE_BLOCK);
-                for (tap, &weight) in window.iter().enumerate() {
-                    let (row, column) = (tap / columns + down, tap % columns);
-                    let pair = (column * per_column + row / 2) * DEPTHWISE_BLOCK + lane;
-                    words[block * block_words + pair * 2 + row % 2] = i16::from(weight);
-                }
-            }
-            pairs
-        };
-        let extreme = weights.chunks_exact(rows * columns).any(|window| {
-            window.chunks_exact(2).any(|pair| pair[0] == i8::MIN && pair[1] == i8::MIN)
-        });
-        let bytes = taps.iter().map(|&weight| weight as i8).collect();
-        Self { taps, bytes, extreme, padded, pairs: paired(0), shifted: paired(1) }
     }
 }

@@ -1,7 +1,8 @@
 //! Loops that compilers vectorise well, in safe code. Each instruction set instantiates them with its own features.
 
+use crate::kernels::depthwise::Depthwise;
 use crate::kernels::lookup::Lookup;
-use crate::kernels::{Depthwise, Run, Runs};
+use crate::kernels::{Run, Runs};
 use crate::numerics::{self, AddRule, MulRule};
 use crate::resize::Corners;
 use crate::tensor::{ElementType, Quantisation};

@@ -1,6 +1,7 @@
 //! Kernels for any machine, without one unsafe operation of their own: the first to be right, the last to be chosen.
 
 use crate::kernels::aligned::{self, Aligned};
+use crate::kernels::depthwise::DepthwiseForm;
 use crate::kernels::gather::{Fetch, Gather};
 use crate::kernels::{BLOCK, Kernels, Multiply, Packing, portable};
 
@@ -14,6 +15,7 @@ pub(crate) static KERNELS: Kernels = Kernels {
     multiply,
     winograd: None,
     takes_depthwise: |_| true,
+    depthwise_form: DepthwiseForm::Taps,
     depthwise: portable::depthwise,
     add: portable::add,
     mul: portable::mul,

@@ -8,13 +8,12 @@ mod simplify;
 
 use std::sync::Arc;
 
+use crate::kernels::depthwise::DepthwiseWeights;
 use crate::kernels::gather::OVERRUN;
 use crate::kernels::lookup::Lookup;
 use crate::kernels::walk::Taps;
 use crate::kernels::winograd::Form;
-use crate::kernels::{
-    self, BLOCK, DepthwiseWeights, Epilogue, Kernels, PANEL_ROWS, PackedWeights, Packing, SLACK,
-};
+use crate::kernels::{self, BLOCK, Epilogue, Kernels, PANEL_ROWS, PackedWeights, Packing, SLACK};
 use crate::numerics::{self, AddRule, MulRule};
 use crate::operator::{Blend, Conv, CountPadding, Operator, OutputForm, Pair, Window};
 use crate::plan::fuse::{Chain, Fusion};
@@ -412,9 +411,11 @@ impl Planner<'_> {
         let (x, y) = (self.places.view(input), self.places.view(node));
         let table = chain.table.clone().map(Lookup::new);
         if chain.depthwise {
-            let weights = DepthwiseWeights::new(&conv.weights, conv.channels, conv.window.kernel);
+            let form = self.kernels.depthwise_form;
             let depthwise = Conv { groups: 1, ..conv };
             let epilogue = self.epilogue(&depthwise, chain, &from, 0, false);
+            let Conv { weights, channels, window, .. } = &depthwise;
+            let weights = DepthwiseWeights::new(weights, *channels, window, form, &epilogue);
             let (window, element) = (depthwise.window, from.element());
             return Action::Depthwise(Box::new(DepthwiseStep {
                 window,

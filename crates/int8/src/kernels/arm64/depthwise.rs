@@ -11,7 +11,8 @@
 use std::arch::aarch64::*;
 
 use crate::kernels::arm64::epilogue::{Requantise, scale};
-use crate::kernels::{BLOCK, Depthwise, portable};
+use crate::kernels::depthwise::Depthwise;
+use crate::kernels::{BLOCK, portable};
 use crate::operator::Window;
 use crate::tensor::ElementType;
 

@@ -13,6 +13,7 @@ use std::arch::aarch64::*;
 
 use crate::kernels::aligned::Aligned;
 use crate::kernels::arm64::epilogue::finish;
+use crate::kernels::depthwise::DepthwiseForm;
 use crate::kernels::gather::{Fetch, Gather};
 use crate::kernels::{BLOCK, Kernels, Multiply, Packing, portable};
 use crate::tensor::ElementType;
@@ -38,6 +39,7 @@ const fn table(name: &'static str, packing: Packing, multiply: fn(&Multiply<'_>)
         multiply,
         winograd: None,
         takes_depthwise: |_| true,
+        depthwise_form: DepthwiseForm::Bytes,
         depthwise: depthwise::image,
         add: portable::add,
         mul: portable::mul,
