@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 use crate::kernels::avx2::strips;
 use crate::kernels::avx2_epilogue::{is_whole, keeps_limits};
 use crate::kernels::avx2_leave::opaque;
-use crate::kernels::walk::{Span, Walk};
+use crate::kernels::walk::{Span, Way};
 use crate::kernels::{BLOCK, Epilogue, Multiply, Role, Sum};
 use crate::tensor::ElementType;
 
@@ -69,12 +69,8 @@ unsafe fn blocks(call: &Multiply<'_>) {
         _ if call.weights.depth <= SHORT => WIDEST,
         _ => 2,
     };
-    // A gathered panel is one span, whose taps are one run.
     let all = [Span { first: 0, rows: call.outputs.len() }];
-    let (spans, starts, run, flips) = match &call.walk {
-        Some(Walk { spans, taps, flips }) => (*spans, taps.starts.as_slice(), taps.run, *flips),
-        None => (all.as_slice(), [0].as_slice(), call.weights.depth, false),
-    };
+    let Way { spans, starts, run, flips } = Way::new(call.walk.as_ref(), &all, call.weights.depth);
     assert!(run > 0 && run.is_multiple_of(4));
     let mut channel = call.channels.start;
     while channel < call.channels.end {

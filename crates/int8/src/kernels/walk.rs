@@ -65,6 +65,27 @@ pub(crate) struct Walk<'a> {
     pub(crate) flips: bool,
 }
 
+/// The rows of a multiplication, walked through or not.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Way<'a> {
+    pub(crate) spans: &'a [Span],
+    pub(crate) starts: &'a [usize],
+    pub(crate) run: usize,
+    pub(crate) flips: bool,
+}
+
+impl<'a> Way<'a> {
+    /// A gathered panel is one span of so many rows, `all`, whose taps are one run of `depth`.
+    pub(crate) fn new(walk: Option<&Walk<'a>>, all: &'a [Span; 1], depth: usize) -> Self {
+        match walk {
+            None => Self { spans: all, starts: &[0], run: depth, flips: false },
+            Some(&Walk { spans, taps, flips }) => {
+                Self { spans, starts: &taps.starts, run: taps.run, flips }
+            }
+        }
+    }
+}
+
 /// Spans of some output pixels, counted row by row. Pads are memory, so the view stands within a border. Allocates nothing as long as
 /// there is room.
 pub(crate) fn fill(

@@ -30,6 +30,8 @@ const PANEL_VALUES: usize = 256 << 10;
 const WALK_BYTES: usize = 12 << 10;
 /// Pixels of one at most.
 const WALK_ROWS: usize = 480;
+/// Columns of the output of a window that is walked through.
+const WALK_WIDTH: usize = 12;
 
 /// Steps in order, and the memory they need.
 #[derive(Debug)]
@@ -435,6 +437,8 @@ impl Planner<'_> {
         });
         let input = x.channels(0, per_group[0]);
         let taps = self.kernels.taps(&conv.window, &input);
+        // Spans of short rows make low tiles.
+        let taps = taps.filter(|_| conv.window.taps() == 1 || y.shape.w >= WALK_WIDTH);
         let depth = conv.weights.len() / conv.channels;
         let pack = |weights| match (form, &taps) {
             (Some(form), _) => PackedWeights::winograd(form, weights, channels),
