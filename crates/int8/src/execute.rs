@@ -1,17 +1,19 @@
 //! Walks the steps of a plan. Safe code: kernels check their reach, the rest goes through cells of the arena.
 
 mod pool;
+mod resize;
 
 use std::cell::Cell;
 
 use crate::border::{self, Input, Output};
+use crate::kernels::Kernels;
 use crate::kernels::layer::{self, Team};
 use crate::kernels::lookup::Lookup;
-use crate::kernels::{Kernels, Runs};
-use crate::numerics;
-use crate::operator::{CountPadding, InputForm, OutputForm};
+use crate::kernels::runs::Runs;
+use crate::numerics::{self, Quantiser};
+use crate::operator::{InputForm, OutputForm};
 use crate::plan::{Action, Border, Leaving, Plan, Step};
-use crate::tensor::{Quantisation, Shape};
+use crate::tensor::Shape;
 use crate::view::View;
 
 type Arena<'a> = &'a [Cell<u8>];
@@ -21,9 +23,12 @@ type Arena<'a> = &'a [Cell<u8>];
 pub(crate) struct Scratch {
     pub(crate) team: Team,
     sums: Vec<i32>,
+    /// Two rows of real values.
     reals: Vec<f32>,
     /// Rows of pictures.
     rows: Vec<u8>,
+    /// Where the taps of a window lie.
+    taps: Vec<usize>,
 }
 
 impl Scratch {
@@ -31,8 +36,9 @@ impl Scratch {
         Self {
             team: Team::new(plan.panel_bytes, plan.panel_rows),
             sums: vec![0; plan.most_channels],
-            reals: vec![0.0; plan.most_channels],
+            reals: vec![0.0; 2 * plan.blended_values],
             rows: vec![0; plan.row_bytes],
+            taps: Vec::with_capacity(plan.most_taps),
         }
     }
 }
@@ -54,61 +60,73 @@ pub(crate) fn step(
         }
         Action::Conv(conv) => layer::convolve(conv, kernels, arena, &mut scratch.team),
         Action::Depthwise(conv) => layer::depthwise(conv, kernels, arena, &mut scratch.team),
-        Action::Add { rule, a, b, y } => {
-            each_pair(a, b, y, |a, b, y, length| {
-                (kernels.add)(rule, &arena[a..], &arena[b..], &arena[y..], length);
-            });
-        }
-        Action::Mul { rule, a, b, y } => {
-            each_pair(a, b, y, |a, b, y, length| {
-                (kernels.mul)(rule, &arena[a..], &arena[b..], &arena[y..], length);
-            });
-        }
+        Action::Add { rule, a, b, y } => each_pair(a, b, y, |a, b, y, runs| {
+            (kernels.add)(rule, [&arena[a..], &arena[b..]], &arena[y..], runs);
+        }),
+        Action::Mul { rule, a, b, y } => each_pair(a, b, y, |a, b, y, runs| {
+            (kernels.mul)(rule, [&arena[a..], &arena[b..]], &arena[y..], runs);
+        }),
         Action::Copy { x, y, table } => copy(kernels, arena, x, y, table.as_ref()),
         Action::MaxPool { window, element, x, y } => {
-            pool::maximum(kernels, arena, window, *element, x, y, &mut scratch.rows);
+            let Scratch { rows, taps, .. } = scratch;
+            pool::maximum(kernels, arena, window, *element, x, y, rows, taps);
         }
         Action::AveragePool { window, padding, from, to, x, y } => {
-            let sums = &mut scratch.reals[..x.shape.c];
-            each_pixel(y, |n, h, w, place| {
-                sums.fill(0.0);
-                let mut count = 0;
-                pool::each_tap(window, x.shape, h, w, |i, j| {
-                    count += 1;
-                    (kernels.accumulate_reals)(from, &arena[x.at(n, i, j)..], sums);
-                });
-                let count = if *padding == CountPadding::Include { window.taps() } else { count };
-                (kernels.average)(to, sums, count, &arena[place..]);
-            });
+            let taps = &mut scratch.taps;
+            pool::average(kernels, arena, window, *padding, [from, to], x, y, taps);
         }
         Action::GlobalAveragePool { multiplier, from, to, x, y } => {
             let sums = &mut scratch.sums[..x.shape.c];
             let (low, high) = to.range();
+            // Rows without a gap between them are one.
+            let (rows, width) = match x.row == x.shape.w * x.pixel {
+                true => (1, x.shape.pixels()),
+                false => (x.shape.h, x.shape.w),
+            };
             for n in 0..x.shape.n {
                 sums.fill(-from.zero_point() * x.shape.pixels() as i32);
-                each_pixel(&View { shape: Shape { n: 1, ..x.shape }, ..*x }, |_, h, w, _| {
-                    (kernels.accumulate)(from.element(), &arena[x.at(n, h, w)..], sums);
-                });
+                for h in 0..rows {
+                    let row = &arena[x.at(n, h, 0)..];
+                    (kernels.accumulate)(from.element(), row, [width, x.pixel], sums);
+                }
                 for (byte, sum) in arena[y.at(n, 0, 0)..].iter().zip(&*sums) {
                     let zero = to.zero_point();
                     byte.set(numerics::requantise(*sum, *multiplier, zero, low, high) as u8);
                 }
             }
         }
-        Action::Resize { sampling, element, x, y } => each_pixel(y, |n, h, w, to| {
-            let from = sampling.neighbours(h, w).map(|[i, j]| &arena[x.at(n, i, j)..]);
-            if sampling.is_bilinear() {
-                let corners = sampling.corners(h, w);
-                (kernels.blend)(*element, &corners, from, &arena[to..], y.shape.c);
-            } else {
-                move_bytes(from[0], &arena[to..], y.shape.c);
-            }
+        Action::Resize { sampling, from, x, y } if sampling.is_bilinear() => {
+            resize::each_row(
+                kernels,
+                arena,
+                sampling,
+                from,
+                x,
+                y,
+                &mut scratch.reals,
+                |blend, y| {
+                    (kernels.blend)(blend, from.element(), y);
+                },
+            );
+        }
+        Action::Resize { sampling, x, y, .. } => each_pixel(y, |n, h, w, to| {
+            let [row, column] = sampling.neighbours(h, w)[0];
+            move_bytes(&arena[x.at(n, row, column)..], &arena[to..], y.shape.c);
         }),
-        Action::ResizeReal { sampling, from, to, x, y } => each_pixel(y, |n, h, w, at| {
-            let four = sampling.neighbours(h, w).map(|[i, j]| &arena[x.at(n, i, j)..]);
-            let corners = sampling.corners(h, w);
-            (kernels.blend_reals)([from, to], &corners, four, &arena[at..], y.shape.c);
-        }),
+        Action::ResizeReal { sampling, from, to, x, y } => {
+            resize::each_row(
+                kernels,
+                arena,
+                sampling,
+                from,
+                x,
+                y,
+                &mut scratch.reals,
+                |blend, y| {
+                    (kernels.blend_reals)(blend, to, y);
+                },
+            );
+        }
         Action::Spread { first, steps, x, y } => each_pixel(x, |n, h, w, from| {
             let to = y.at(n, first[0] + h * steps[0], first[1] + w * steps[1]);
             move_bytes(&arena[from..], &arena[to..], x.shape.c);
@@ -157,7 +175,7 @@ fn load(
     arena: Arena<'_>,
     input: &Input<'_>,
     y: &View,
-    to: &Quantisation,
+    to: &Quantiser,
     form: InputForm,
     scratch: &mut [u8],
 ) {
@@ -281,21 +299,22 @@ fn each_pixel(view: &View, mut visit: impl FnMut(usize, usize, usize, usize)) {
     }
 }
 
-/// Runs of bytes of two operands and a result, as long as the views allow; a vector stands for every pixel.
-fn each_pair(a: &View, b: &View, y: &View, mut visit: impl FnMut(usize, usize, usize, usize)) {
-    let dense = [a, b, y].iter().all(|view| view.has_dense_rows());
-    let (channels, width) = (y.shape.c, y.shape.w);
-    for n in 0..y.shape.n {
-        for h in 0..y.shape.h {
-            if b.shape == y.shape && dense {
-                visit(a.at(n, h, 0), b.at(n, h, 0), y.at(n, h, 0), width * channels);
-                continue;
-            }
-            for w in 0..width {
-                let Shape { n: images, h: rows, w: columns, .. } = b.shape;
-                let b = b.at(n.min(images - 1), h.min(rows - 1), w.min(columns - 1));
-                visit(a.at(n, h, w), b, y.at(n, h, w), channels);
-            }
-        }
+/// Runs of bytes of two operands and a result, as many at once as the views allow; a vector stands for every pixel.
+fn each_pair(a: &View, b: &View, y: &View, mut visit: impl FnMut(usize, usize, usize, &Runs<3>)) {
+    let Shape { n, h, w, c } = y.shape;
+    let Shape { n: images, h: rows, w: columns, .. } = b.shape;
+    let own = usize::from(columns > 1);
+    let dense = |view: &View| view.row == view.shape.w * view.pixel;
+    // Rows without a gap between them are one.
+    let together =
+        dense(a) && dense(y) && (b.shape.pixels() == 1 || (b.shape == y.shape && dense(b)));
+    let (height, width) = if together { (1, h * w) } else { (h, w) };
+    let runs = match own == 1 && [a, b, y].iter().all(|view| view.has_dense_rows()) {
+        true => Runs { length: width * c, count: 1, steps: [0; 3] },
+        false => Runs { length: c, count: width, steps: [a.pixel, own * b.pixel, y.pixel] },
+    };
+    for (n, h) in (0..n).flat_map(|n| (0..height).map(move |h| (n, h))) {
+        let other = b.at(n.min(images - 1), h.min(rows - 1), 0);
+        visit(a.at(n, h, 0), other, y.at(n, h, 0), &runs);
     }
 }

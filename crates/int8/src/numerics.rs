@@ -36,6 +36,50 @@ pub(crate) fn quantise(value: f32, to: &Quantisation) -> u8 {
     (round(scaled) + zero) as u8
 }
 
+/// [`quantise`] to one quantisation, many times. Kernels that have a fused multiply-add need not divide.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Quantiser {
+    to: Quantisation,
+    inverse: Option<[f32; 2]>,
+}
+
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "the inverse is for x86"))]
+impl Quantiser {
+    /// Scaled values from here on are beyond every stored value.
+    pub(crate) const LIMIT: f32 = 1024.0;
+
+    pub(crate) fn new(to: &Quantisation) -> Self {
+        Self { to: *to, inverse: inverse(to.scale()) }
+    }
+
+    pub(crate) fn to(&self) -> &Quantisation {
+        &self.to
+    }
+
+    /// The inverse of the scale as a sum of two values, the greater one first: `round(fma(v, high, v · low))` is
+    /// `round(v / scale)` up to [`Self::LIMIT`]. Some scales have none.
+    pub(crate) fn inverse(&self) -> Option<[f32; 2]> {
+        self.inverse
+    }
+}
+
+/// [`Quantiser::inverse`].
+///
+/// The fused sum is the rounded value of a quotient that is off by less than 2⁻⁴⁶ of itself. That can change the nearest
+/// integer only where v / s lies as near to the bound that f32 rounds to, or from, a half integer: to
+/// (D · 2ʲ ± 1) / 2ʲ⁺¹, where D is odd and D · 2ʲ has 25 bits, so that j ≥ 14 below the limit. With V and S, the
+/// significands of v and s as integers of 24 bits, V · 2²⁴ or V · 2²⁵ would differ from S · (D · 2ʲ ± 1), which has 49
+/// bits, by 8 at most: S would be 8 or less away from a multiple of 2¹⁴, but not be one, as S is no multiple of 2²⁴.
+fn inverse(scale: f32) -> Option<[f32; 2]> {
+    const RANGE: std::ops::Range<f32> = 1e-18..1e18;
+    let rest = scale.to_bits() & 0x3fff;
+    if !RANGE.contains(&scale) || (1..=8).contains(&rest) || rest >= 0x3ff8 {
+        return None;
+    }
+    let high = 1.0 / scale;
+    Some([high, (-high).mul_add(scale, 1.0) / scale])
+}
+
 /// Stored to real value (DequantizeLinear).
 #[inline(always)]
 pub(crate) fn dequantise(byte: u8, from: &Quantisation) -> f32 {
@@ -87,10 +131,10 @@ impl AddRule {
 /// then rounding.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct MulRule {
-    ratio: f32,
-    a: Quantisation,
-    b: Quantisation,
-    y: Quantisation,
+    pub(crate) ratio: f32,
+    pub(crate) a: Quantisation,
+    pub(crate) b: Quantisation,
+    pub(crate) y: Quantisation,
 }
 
 impl MulRule {
@@ -110,6 +154,14 @@ impl MulRule {
         let product = (a * b) as f32 * self.ratio + self.y.zero_point() as f32;
         round(clamp(product, low as f32, high as f32)) as u8
     }
+}
+
+/// What [`average`] needs beside the sum.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Mean {
+    pub(crate) from: Quantisation,
+    pub(crate) to: Quantisation,
+    pub(crate) count: usize,
 }
 
 /// QLinearAveragePool: the mean of real values, then division by the scale, zero point, rounding.

@@ -54,8 +54,8 @@ impl Sampling {
 /// How four neighbours are blended.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Corners {
-    rows: [f32; 2],
-    columns: [f32; 2],
+    pub(crate) rows: [f32; 2],
+    pub(crate) columns: [f32; 2],
 }
 
 impl Corners {

@@ -148,6 +148,11 @@ impl Quantisation {
         self.zero_point
     }
 
+    /// Real values that are the stored ones.
+    pub(crate) fn plain(element: ElementType) -> Self {
+        Self { element, scale: 1.0, zero_point: 0 }
+    }
+
     /// Least and greatest stored value.
     pub(crate) fn range(&self) -> (i32, i32) {
         self.element.range()

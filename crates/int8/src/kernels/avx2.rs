@@ -11,12 +11,10 @@ use crate::kernels::avx2_leave::{ANY, Constants, Leave, SIGNED, SUM, UNSIGNED, b
 use crate::kernels::depthwise::DepthwiseForm;
 use crate::kernels::gather::{Fetch, Gather};
 use crate::kernels::{
-    BLOCK, Kernels, Multiply, PAIRS_STEP, Packing, Run, avx2_bytes, avx2_depthwise, avx2_inner,
-    avx2_winograd, portable,
+    BLOCK, Kernels, Multiply, PAIRS_STEP, Packing, avx2_bytes, avx2_depthwise, avx2_inner,
+    avx2_lanes, avx2_pool, avx2_winograd,
 };
-use crate::numerics::{AddRule, MulRule};
-use crate::resize::Corners;
-use crate::tensor::{ElementType, Quantisation};
+use crate::tensor::ElementType;
 
 /// Rows of a tile: 6 · 2 accumulators, 2 weights, 1 input and 1 product fill 16 registers.
 const ROWS: usize = 6;
@@ -36,46 +34,22 @@ pub(crate) const TABLE: Kernels = Kernels {
     takes_depthwise: avx2_depthwise::takes,
     depthwise_form: DepthwiseForm::Pairs,
     depthwise: avx2_depthwise::image,
-    add,
-    mul,
-    accumulate,
-    maximum,
-    quantise,
+    add: avx2_lanes::add,
+    mul: avx2_lanes::mul,
+    accumulate: avx2_pool::accumulate,
+    maximum: avx2_pool::maximum,
+    quantise: avx2_lanes::quantise,
+    dequantise: avx2_lanes::dequantise,
     interleave: avx2_bytes::interleave,
     translate: avx2_bytes::translate,
-    accumulate_reals,
-    average,
-    blend,
-    blend_reals,
+    average: avx2_lanes::average,
+    blend: avx2_lanes::blend,
+    blend_reals: avx2_lanes::blend_reals,
 };
 
 pub(crate) fn is_available() -> bool {
     std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
 }
-
-/// A safe function of the table that runs a portable loop compiled for AVX2 and FMA.
-macro_rules! with_features {
-    ($name:ident($($argument:ident: $type:ty),*)) => {
-        fn $name($($argument: $type),*) {
-            #[target_feature(enable = "avx2,fma")]
-            fn inner($($argument: $type),*) {
-                portable::$name($($argument),*);
-            }
-            // SAFETY: the table is handed out only after `is_available`.
-            unsafe { inner($($argument),*) }
-        }
-    };
-}
-
-with_features!(add(rule: &AddRule, a: Run<'_>, b: Run<'_>, y: Run<'_>, length: usize));
-with_features!(mul(rule: &MulRule, a: Run<'_>, b: Run<'_>, y: Run<'_>, length: usize));
-with_features!(accumulate(element: ElementType, x: Run<'_>, sums: &mut [i32]));
-with_features!(maximum(element: ElementType, y: Run<'_>, x: Run<'_>, length: usize));
-with_features!(quantise(to: &Quantisation, values: &[f32], bytes: &mut [u8]));
-with_features!(accumulate_reals(from: &Quantisation, x: Run<'_>, sums: &mut [f32]));
-with_features!(average(to: &Quantisation, sums: &[f32], count: usize, y: Run<'_>));
-with_features!(blend(element: ElementType, by: &Corners, x: [Run<'_>; 4], y: Run<'_>, length: usize));
-with_features!(blend_reals(between: [&Quantisation; 2], by: &Corners, x: [Run<'_>; 4], y: Run<'_>, length: usize));
 
 struct Unsigned;
 struct Signed;

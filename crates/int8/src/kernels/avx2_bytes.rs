@@ -3,10 +3,11 @@
 use std::arch::x86_64::*;
 
 use crate::kernels::lookup::{Lookup, STEP};
-use crate::kernels::{Run, Runs, portable};
+use crate::kernels::runs::Runs;
+use crate::kernels::{Run, portable};
 
 pub(crate) fn translate(table: &Lookup, x: Run<'_>, y: Run<'_>, runs: &Runs) {
-    runs.check(x, y);
+    runs.check([x, y]);
     assert!(table.steps.len() >= 16 * STEP);
     // SAFETY: the table is handed out only on machines with AVX2; the runs were checked.
     unsafe { each(table, x.as_ptr().cast(), y.as_ptr().cast::<u8>().cast_mut(), runs) };

@@ -10,10 +10,11 @@ use crate::kernels::avx2;
 use crate::kernels::depthwise::{Depthwise, DepthwiseForm, Quads};
 use crate::kernels::gather::Gather;
 use crate::kernels::lookup::Lookup;
+use crate::kernels::runs::Runs;
 use crate::kernels::vnni::{self, PACKING};
 use crate::kernels::vnni_depthwise::{bands, slice};
 use crate::kernels::vnni_registers::registers;
-use crate::kernels::{Kernels, Run, Runs, avx2_bytes, avx512_multiply, portable};
+use crate::kernels::{Kernels, Run, avx2_bytes, avx512_lanes, avx512_multiply, portable};
 
 /// Channels of a depthwise convolution that are done at a time.
 const SLICE: usize = 64;
@@ -30,6 +31,13 @@ pub(crate) static KERNELS: Kernels = Kernels {
     depthwise_form: DepthwiseForm::Quads { channels: SLICE },
     depthwise,
     translate,
+    add: avx512_lanes::add,
+    mul: avx512_lanes::mul,
+    quantise: avx512_lanes::quantise,
+    dequantise: avx512_lanes::dequantise,
+    average: avx512_lanes::average,
+    blend: avx512_lanes::blend,
+    blend_reals: avx512_lanes::blend_reals,
     ..avx2::TABLE
 };
 
@@ -126,7 +134,7 @@ fn translate(table: &Lookup, x: Run<'_>, y: Run<'_>, runs: &Runs) {
     if !std::arch::is_x86_feature_detected!("avx512vbmi") {
         return avx2_bytes::translate(table, x, y, runs);
     }
-    runs.check(x, y);
+    runs.check([x, y]);
     // SAFETY: the machine has the instructions; the runs were checked.
     unsafe { each(table, x.as_ptr().cast(), y.as_ptr().cast::<u8>().cast_mut(), runs) };
 }

@@ -19,23 +19,32 @@ mod avx2_epilogue;
 #[cfg(target_arch = "x86_64")]
 mod avx2_inner;
 #[cfg(target_arch = "x86_64")]
+mod avx2_lanes;
+#[cfg(target_arch = "x86_64")]
 mod avx2_leave;
+#[cfg(target_arch = "x86_64")]
+mod avx2_pool;
 #[cfg(target_arch = "x86_64")]
 mod avx2_winograd;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_lanes;
 #[cfg(target_arch = "x86_64")]
 mod avx512_multiply;
 #[cfg(target_arch = "x86_64")]
 mod avxvnni;
 pub(crate) mod depthwise;
 pub(crate) mod gather;
+#[cfg(target_arch = "x86_64")]
+mod lanes;
 pub(crate) mod layer;
 pub(crate) mod lookup;
 mod offsets;
 pub(crate) mod peak;
 pub(crate) mod pool;
 mod portable;
+pub(crate) mod runs;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
@@ -55,11 +64,11 @@ use crate::kernels::depthwise::{Depthwise, DepthwiseForm};
 use crate::kernels::gather::Gather;
 use crate::kernels::lookup::Lookup;
 use crate::kernels::offsets::Offsets;
+use crate::kernels::runs::{Blend, Runs, Windows};
 use crate::kernels::walk::{Taps, Walk};
 use crate::kernels::winograd::{Form, Winograd};
-use crate::numerics::{AddRule, MulRule};
+use crate::numerics::{AddRule, Mean, MulRule, Quantiser};
 use crate::operator::{Conv, Window};
-use crate::resize::Corners;
 use crate::tensor::{ElementType, Quantisation};
 use crate::view::View;
 
@@ -98,46 +107,27 @@ pub(crate) struct Kernels {
     /// Depthwise convolution of some rows of one image.
     pub(crate) depthwise: fn(&Depthwise<'_>, n: usize),
     /// Element-wise sum of runs of bytes.
-    pub(crate) add: fn(&AddRule, Run<'_>, Run<'_>, Run<'_>, usize),
+    pub(crate) add: fn(&AddRule, [Run<'_>; 2], Run<'_>, &Runs<3>),
     /// Element-wise product of runs of bytes.
-    pub(crate) mul: fn(&MulRule, Run<'_>, Run<'_>, Run<'_>, usize),
-    /// Adds a run of bytes to 32-bit sums.
-    pub(crate) accumulate: fn(ElementType, Run<'_>, &mut [i32]),
-    /// Greater of two, for each byte of a run: output, input.
-    pub(crate) maximum: fn(ElementType, Run<'_>, Run<'_>, usize),
+    pub(crate) mul: fn(&MulRule, [Run<'_>; 2], Run<'_>, &Runs<3>),
+    /// Adds runs of bytes, as long as there are sums, to 32-bit sums: their number, and the distance between them.
+    pub(crate) accumulate: fn(ElementType, Run<'_>, [usize; 2], &mut [i32]),
+    /// Greatest value under windows.
+    pub(crate) maximum: fn(ElementType, &Windows<'_>),
     /// Real to stored values, one behind the other.
-    pub(crate) quantise: fn(&Quantisation, &[f32], &mut [u8]),
+    pub(crate) quantise: fn(&Quantiser, &[f32], &mut [u8]),
+    /// Stored to real values, one behind the other.
+    pub(crate) dequantise: fn(&Quantisation, Run<'_>, &mut [f32]),
     /// Three planes of one length to pixels of three channels.
     pub(crate) interleave: fn([&[u8]; 3], Run<'_>),
     /// A function of each byte: input, output, which may be the same.
     pub(crate) translate: fn(&Lookup, Run<'_>, Run<'_>, &Runs),
-    /// Adds the real values of a run of bytes to sums.
-    pub(crate) accumulate_reals: fn(&Quantisation, Run<'_>, &mut [f32]),
-    /// Sums of that many real values to their stored means.
-    pub(crate) average: fn(&Quantisation, &[f32], count: usize, Run<'_>),
-    /// A run of pixels between four: stored values, blended as such.
-    pub(crate) blend: fn(ElementType, &Corners, [Run<'_>; 4], Run<'_>, usize),
-    /// The same through real values, from one quantisation to another.
-    pub(crate) blend_reals: fn([&Quantisation; 2], &Corners, [Run<'_>; 4], Run<'_>, usize),
-}
-
-/// Several runs of bytes, at equal distances in the input and in the output.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Runs {
-    pub(crate) length: usize,
-    pub(crate) count: usize,
-    /// From one run to the next: input, output.
-    pub(crate) steps: [usize; 2],
-}
-
-impl Runs {
-    /// Panics unless all runs lie within both.
-    pub(crate) fn check(&self, x: Run<'_>, y: Run<'_>) {
-        for (bytes, step) in [(x.len(), self.steps[0]), (y.len(), self.steps[1])] {
-            let end = self.count.checked_sub(1).map_or(0, |last| last * step + self.length);
-            assert!(end <= bytes);
-        }
-    }
+    /// Means of real values under windows.
+    pub(crate) average: fn(&Mean, &Windows<'_>),
+    /// Pixels between four whose stored values are given.
+    pub(crate) blend: fn(&Blend<'_>, ElementType, Run<'_>),
+    /// Pixels between four whose real values are given.
+    pub(crate) blend_reals: fn(&Blend<'_>, &Quantiser, Run<'_>),
 }
 
 /// Bytes of the arena from an offset on.

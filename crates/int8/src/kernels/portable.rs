@@ -1,51 +1,85 @@
 //! Loops that compilers vectorise well, in safe code. Each instruction set instantiates them with its own features.
 
+use crate::kernels::Run;
 use crate::kernels::depthwise::Depthwise;
 use crate::kernels::lookup::Lookup;
-use crate::kernels::{Run, Runs};
-use crate::numerics::{self, AddRule, MulRule};
+use crate::kernels::runs::{Blend, Runs, Windows};
+use crate::numerics::{self, AddRule, Mean, MulRule, Quantiser};
 use crate::resize::Corners;
 use crate::tensor::{ElementType, Quantisation};
 
+pub(crate) fn add(rule: &AddRule, x: [Run<'_>; 2], y: Run<'_>, runs: &Runs<3>) {
+    each(x, y, runs, |a, b| rule.apply(rule.element_a.widen(a), rule.element_b.widen(b)) as u8);
+}
+
+pub(crate) fn mul(rule: &MulRule, x: [Run<'_>; 2], y: Run<'_>, runs: &Runs<3>) {
+    each(x, y, runs, |a, b| rule.apply(a, b));
+}
+
+/// A function of the bytes of two runs.
 #[inline(always)]
-pub(crate) fn add(rule: &AddRule, a: Run<'_>, b: Run<'_>, y: Run<'_>, length: usize) {
-    let (a, b, y) = (&a[..length], &b[..length], &y[..length]);
-    for ((a, b), y) in a.iter().zip(b).zip(y) {
-        let (a, b) = (rule.element_a.widen(a.get()), rule.element_b.widen(b.get()));
-        y.set(rule.apply(a, b) as u8);
+fn each(x: [Run<'_>; 2], y: Run<'_>, runs: &Runs<3>, function: impl Fn(u8, u8) -> u8) {
+    let Runs { length, count, steps } = *runs;
+    for run in 0..count {
+        let [a, b] = [&x[0][run * steps[0]..][..length], &x[1][run * steps[1]..][..length]];
+        for ((a, b), y) in a.iter().zip(b).zip(&y[run * steps[2]..][..length]) {
+            y.set(function(a.get(), b.get()));
+        }
     }
 }
 
-#[inline(always)]
-pub(crate) fn mul(rule: &MulRule, a: Run<'_>, b: Run<'_>, y: Run<'_>, length: usize) {
-    let (a, b, y) = (&a[..length], &b[..length], &y[..length]);
-    for ((a, b), y) in a.iter().zip(b).zip(y) {
-        y.set(rule.apply(a.get(), b.get()));
+pub(crate) fn accumulate(
+    element: ElementType,
+    x: Run<'_>,
+    [count, step]: [usize; 2],
+    sums: &mut [i32],
+) {
+    for run in 0..count {
+        let x = &x[run * step..][..sums.len()];
+        for (sum, x) in sums.iter_mut().zip(x) {
+            *sum += element.widen(x.get());
+        }
     }
 }
 
+/// Values of a block that windows are taken of at once.
+const BLOCK: usize = 16;
+
+/// For each block of each run: what the taps are counted from, and where the result goes.
 #[inline(always)]
-pub(crate) fn accumulate(element: ElementType, x: Run<'_>, sums: &mut [i32]) {
-    let x = &x[..sums.len()];
-    for (sum, x) in sums.iter_mut().zip(x) {
-        *sum += element.widen(x.get());
+fn each_block(windows: &Windows<'_>, mut visit: impl FnMut(Run<'_>, Run<'_>)) {
+    let Runs { length, count, steps } = windows.runs;
+    for run in 0..count {
+        for at in (0..length).step_by(BLOCK) {
+            let x = &windows.x[run * steps[0] + at..];
+            visit(x, &windows.y[run * steps[1] + at..][..BLOCK.min(length - at)]);
+        }
     }
 }
 
-#[inline(always)]
-pub(crate) fn maximum(element: ElementType, y: Run<'_>, x: Run<'_>, length: usize) {
-    let (y, x) = (&y[..length], &x[..length]);
+pub(crate) fn maximum(element: ElementType, windows: &Windows<'_>) {
     // Flipping the sign bit orders s8 as u8.
     let flip = if element == ElementType::S8 { 0x80 } else { 0 };
-    for (y, x) in y.iter().zip(x) {
-        y.set((y.get() ^ flip).max(x.get() ^ flip) ^ flip);
+    each_block(windows, |x, y| {
+        let mut greatest = [0; BLOCK];
+        for tap in windows.taps {
+            for (greatest, x) in greatest.iter_mut().zip(&x[*tap..][..y.len()]) {
+                *greatest = (x.get() ^ flip).max(*greatest);
+            }
+        }
+        y.iter().zip(greatest).for_each(|(y, byte)| y.set(byte ^ flip));
+    });
+}
+
+pub(crate) fn quantise(to: &Quantiser, values: &[f32], bytes: &mut [u8]) {
+    for (byte, value) in bytes.iter_mut().zip(values) {
+        *byte = numerics::quantise(*value, to.to());
     }
 }
 
-#[inline(always)]
-pub(crate) fn quantise(to: &Quantisation, values: &[f32], bytes: &mut [u8]) {
-    for (byte, value) in bytes.iter_mut().zip(values) {
-        *byte = numerics::quantise(*value, to);
+pub(crate) fn dequantise(from: &Quantisation, x: Run<'_>, reals: &mut [f32]) {
+    for (real, x) in reals.iter_mut().zip(x) {
+        *real = numerics::dequantise(x.get(), from);
     }
 }
 
@@ -60,7 +94,7 @@ pub(crate) fn interleave(planes: [&[u8]; 3], y: Run<'_>) {
 }
 
 pub(crate) fn translate(table: &Lookup, x: Run<'_>, y: Run<'_>, runs: &Runs) {
-    runs.check(x, y);
+    runs.check([x, y]);
     for run in 0..runs.count {
         let (x, y) = (&x[run * runs.steps[0]..], &y[run * runs.steps[1]..]);
         for (x, y) in x[..runs.length].iter().zip(&y[..runs.length]) {
@@ -69,71 +103,40 @@ pub(crate) fn translate(table: &Lookup, x: Run<'_>, y: Run<'_>, runs: &Runs) {
     }
 }
 
-#[inline(always)]
-pub(crate) fn accumulate_reals(from: &Quantisation, x: Run<'_>, sums: &mut [f32]) {
-    let x = &x[..sums.len()];
-    for (sum, x) in sums.iter_mut().zip(x) {
-        *sum += numerics::dequantise(x.get(), from);
-    }
-}
-
-#[inline(always)]
-pub(crate) fn average(to: &Quantisation, sums: &[f32], count: usize, y: Run<'_>) {
-    let y = &y[..sums.len()];
-    for (y, sum) in y.iter().zip(sums) {
-        y.set(numerics::average(*sum, count, to));
-    }
-}
-
-#[inline(always)]
-pub(crate) fn blend(
-    element: ElementType,
-    by: &Corners,
-    x: [Run<'_>; 4],
-    y: Run<'_>,
-    length: usize,
-) {
-    let widen = widening(element);
-    blocks(x, y, length, |four| by.stored(four.map(|byte| widen(byte) as f32)) as u8);
-}
-
-#[inline(always)]
-pub(crate) fn blend_reals(
-    [from, to]: [&Quantisation; 2],
-    by: &Corners,
-    x: [Run<'_>; 4],
-    y: Run<'_>,
-    length: usize,
-) {
-    let (widen, zero, scale) = (widening(from.element()), from.zero_point(), from.scale());
-    blocks(x, y, length, |four| {
-        numerics::quantise(by.real(four.map(|byte| (widen(byte) - zero) as f32 * scale)), to)
+pub(crate) fn average(mean: &Mean, windows: &Windows<'_>) {
+    each_block(windows, |x, y| {
+        let mut sums = [0.0; BLOCK];
+        for tap in windows.taps {
+            for (sum, x) in sums.iter_mut().zip(&x[*tap..][..y.len()]) {
+                *sum += numerics::dequantise(x.get(), &mean.from);
+            }
+        }
+        y.iter().zip(sums).for_each(|(y, sum)| {
+            y.set(numerics::average(sum, mean.count, &mean.to));
+        });
     });
 }
 
-/// [`ElementType::widen`] without a decision for each byte.
-#[inline(always)]
-fn widening(element: ElementType) -> impl Fn(u8) -> i32 {
-    let (flip, offset) = if element == ElementType::S8 { (0x80, 128) } else { (0, 0) };
-    move |byte| i32::from(byte ^ flip) - offset
+pub(crate) fn blend(blend: &Blend<'_>, _: ElementType, y: Run<'_>) {
+    each_pixel(blend, y, |corners, four| corners.stored(four) as u8);
 }
 
-/// A function of four runs, through local blocks: cells may be anywhere, and would be taken one by one.
+pub(crate) fn blend_reals(blend: &Blend<'_>, to: &Quantiser, y: Run<'_>) {
+    each_pixel(blend, y, |corners, four| numerics::quantise(corners.real(four), to.to()));
+}
+
+/// A function of each value of four neighbours.
 #[inline(always)]
-fn blocks(x: [Run<'_>; 4], y: Run<'_>, length: usize, function: impl Fn([u8; 4]) -> u8) {
-    const BLOCK: usize = 64;
-    let (x, y) = (x.map(|x| &x[..length]), &y[..length]);
-    let (mut given, mut found) = ([[0; BLOCK]; 4], [0; BLOCK]);
-    for first in (0..length).step_by(BLOCK) {
-        let count = BLOCK.min(length - first);
-        for (given, x) in given.iter_mut().zip(x) {
-            given.iter_mut().zip(&x[first..first + count]).for_each(|(to, x)| *to = x.get());
+fn each_pixel(blend: &Blend<'_>, y: Run<'_>, function: impl Fn(&Corners, [f32; 4]) -> u8) {
+    let channels = blend.channels;
+    for (nth, column) in blend.columns.iter().enumerate() {
+        let corners = Corners { rows: blend.weights, columns: column.weights };
+        let [near, far] = column.at.map(|at| at * channels..(at + 1) * channels);
+        let [up, down] = blend.rows;
+        let (a, b, c, d) = (&up[near.clone()], &up[far.clone()], &down[near], &down[far]);
+        for (at, y) in y[nth * blend.step..][..channels].iter().enumerate() {
+            y.set(function(&corners, [a[at], b[at], c[at], d[at]]));
         }
-        let [a, b, c, d] = given.each_ref().map(|given| &given[..count]);
-        for (at, found) in found[..count].iter_mut().enumerate() {
-            *found = function([a[at], b[at], c[at], d[at]]);
-        }
-        y[first..first + count].iter().zip(found).for_each(|(y, byte)| y.set(byte));
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) static KERNELS: Kernels = Kernels {
     quantise: portable::quantise,
     interleave: portable::interleave,
     translate: portable::translate,
-    accumulate_reals: portable::accumulate_reals,
+    dequantise: portable::dequantise,
     average: portable::average,
     blend: portable::blend,
     blend_reals: portable::blend_reals,

@@ -14,7 +14,7 @@ use crate::kernels::lookup::Lookup;
 use crate::kernels::walk::Taps;
 use crate::kernels::winograd::Form;
 use crate::kernels::{self, BLOCK, Epilogue, Kernels, PANEL_ROWS, PackedWeights, Packing, SLACK};
-use crate::numerics::{self, AddRule, MulRule};
+use crate::numerics::{self, AddRule, MulRule, Quantiser};
 use crate::operator::{Blend, Conv, CountPadding, Operator, OutputForm, Pair, Window};
 use crate::plan::fuse::{Chain, Fusion};
 use crate::plan::place::Places;
@@ -45,6 +45,10 @@ pub(crate) struct Plan {
     pub(crate) most_channels: usize,
     /// Of the longest row of a tensor.
     pub(crate) row_bytes: usize,
+    /// Of the longest row that is blended with another one.
+    pub(crate) blended_values: usize,
+    /// Of the largest window that is pooled.
+    pub(crate) most_taps: usize,
     /// What the steps are, for people.
     pub(crate) layers: Vec<Layer>,
 }
@@ -94,7 +98,7 @@ pub(crate) enum Action {
     Load {
         input: usize,
         y: View,
-        to: Quantisation,
+        to: Quantiser,
         form: crate::InputForm,
     },
     Conv(Box<ConvStep>),
@@ -140,14 +144,15 @@ pub(crate) enum Action {
     },
     Resize {
         sampling: Sampling,
-        element: ElementType,
+        /// As if stored values were real ones.
+        from: Quantisation,
         x: View,
         y: View,
     },
     ResizeReal {
         sampling: Sampling,
         from: Quantisation,
-        to: Quantisation,
+        to: Quantiser,
         x: View,
         y: View,
     },
@@ -235,8 +240,18 @@ impl Plan {
                 _ => None,
             })
         };
+        let blended = |step: &Step| match &step.action {
+            Action::Resize { x, .. } | Action::ResizeReal { x, .. } => x.shape.w * x.shape.c,
+            _ => 0,
+        };
+        let taps = |step: &Step| match &step.action {
+            Action::MaxPool { window, .. } | Action::AveragePool { window, .. } => window.taps(),
+            _ => 0,
+        };
         Ok(Self {
             outputs: outputs.collect(),
+            blended_values: steps.iter().map(blended).max().unwrap_or(0),
+            most_taps: steps.iter().map(taps).max().unwrap_or(0),
             arena_bytes: places.arena_bytes() + SLACK,
             panel_bytes: convs().map(|conv| conv.scratch_bytes(kernels.packing)).max().unwrap_or(0)
                 + 2 * (SLACK + OVERRUN),
@@ -347,7 +362,7 @@ impl Planner<'_> {
             Operator::Input(form) => {
                 let position = self.graph.inputs.iter().position(|id| id.0 == node);
                 let input = position.expect("the builder lists every input");
-                Action::Load { input, y, to, form: *form }
+                Action::Load { input, y, to: Quantiser::new(&to), form: *form }
             }
             Operator::Conv(_) | Operator::Concat | Operator::Interleave(_) | Operator::Slice(_) => {
                 unreachable!("convolutions are chains, joins and slices are views or copies")
@@ -384,12 +399,14 @@ impl Planner<'_> {
             Operator::Resize(resize, Blend::Real) => {
                 let x = view(0);
                 let sampling = Sampling::new(resize, x.shape);
+                let to = Quantiser::new(&to);
                 Action::ResizeReal { sampling, from: given(0), to, x, y }
             }
             Operator::Resize(resize, Blend::Stored) => {
                 let x = view(0);
                 let sampling = Sampling::new(resize, x.shape);
-                Action::Resize { sampling, element: to.element(), x, y }
+                let from = Quantisation::plain(to.element());
+                Action::Resize { sampling, from, x, y }
             }
             Operator::Pad([top, left, ..], byte) => {
                 Action::Pad { before: [*top, *left], byte: *byte, x: view(0), y }

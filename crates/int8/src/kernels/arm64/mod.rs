@@ -48,7 +48,7 @@ const fn table(name: &'static str, packing: Packing, multiply: fn(&Multiply<'_>)
         quantise: portable::quantise,
         interleave: portable::interleave,
         translate: portable::translate,
-        accumulate_reals: portable::accumulate_reals,
+        dequantise: portable::dequantise,
         average: portable::average,
         blend: portable::blend,
         blend_reals: portable::blend_reals,
