@@ -7,6 +7,7 @@ use std::cell::Cell;
 
 use crate::border::{self, Input, Output};
 use crate::kernels::Kernels;
+use crate::kernels::aligned::Aligned;
 use crate::kernels::layer::{self, Team};
 use crate::kernels::lookup::Lookup;
 use crate::kernels::runs::Runs;
@@ -23,8 +24,8 @@ type Arena<'a> = &'a [Cell<u8>];
 pub(crate) struct Scratch {
     pub(crate) team: Team,
     sums: Vec<i32>,
-    /// Two rows of real values.
-    reals: Vec<f32>,
+    /// Rows of real values.
+    reals: [Aligned; 2],
     /// Rows of pictures.
     rows: Vec<u8>,
     /// Where the taps of a window lie.
@@ -36,7 +37,7 @@ impl Scratch {
         Self {
             team: Team::new(plan.panel_bytes, plan.panel_rows),
             sums: vec![0; plan.most_channels],
-            reals: vec![0.0; 2 * plan.blended_values],
+            reals: std::array::from_fn(|_| Aligned::new(4 * plan.blended_values)),
             rows: vec![0; plan.row_bytes],
             taps: Vec::with_capacity(plan.most_taps),
         }
@@ -302,19 +303,20 @@ fn each_pixel(view: &View, mut visit: impl FnMut(usize, usize, usize, usize)) {
 /// Runs of bytes of two operands and a result, as many at once as the views allow; a vector stands for every pixel.
 fn each_pair(a: &View, b: &View, y: &View, mut visit: impl FnMut(usize, usize, usize, &Runs<3>)) {
     let Shape { n, h, w, c } = y.shape;
-    let Shape { n: images, h: rows, w: columns, .. } = b.shape;
-    let own = usize::from(columns > 1);
-    let dense = |view: &View| view.row == view.shape.w * view.pixel;
+    let vector = b.shape != y.shape;
     // Rows without a gap between them are one.
-    let together =
-        dense(a) && dense(y) && (b.shape.pixels() == 1 || (b.shape == y.shape && dense(b)));
+    let dense = |view: &View| view.row == view.shape.w * view.pixel;
+    let together = dense(a) && dense(y) && (vector || dense(b));
     let (height, width) = if together { (1, h * w) } else { (h, w) };
-    let runs = match own == 1 && [a, b, y].iter().all(|view| view.has_dense_rows()) {
+    let runs = match !vector && [a, b, y].iter().all(|view| view.has_dense_rows()) {
         true => Runs { length: width * c, count: 1, steps: [0; 3] },
-        false => Runs { length: c, count: width, steps: [a.pixel, own * b.pixel, y.pixel] },
+        false => {
+            let b = if vector { 0 } else { b.pixel };
+            Runs { length: c, count: width, steps: [a.pixel, b, y.pixel] }
+        }
     };
     for (n, h) in (0..n).flat_map(|n| (0..height).map(move |h| (n, h))) {
-        let other = b.at(n.min(images - 1), h.min(rows - 1), 0);
+        let other = b.at(n.min(b.shape.n - 1), h.min(b.shape.h - 1), 0);
         visit(a.at(n, h, 0), other, y.at(n, h, 0), &runs);
     }
 }

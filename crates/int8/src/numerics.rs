@@ -119,6 +119,13 @@ impl AddRule {
         [self.ratio_a, self.ratio_b, self.fixed].iter().all(|value| value.abs() < 1e30)
     }
 
+    /// Whether no result before it is limited is beyond the range of i32, and the limits are those of its type.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn saturates(&self) -> bool {
+        let most = 256.0 * (self.ratio_a.abs() + self.ratio_b.abs()) + self.fixed.abs();
+        most < 1e9 && [(0, 255), (-128, 127)].contains(&(self.low, self.high))
+    }
+
     #[inline(always)]
     pub(crate) fn apply(&self, a: i32, b: i32) -> i32 {
         let inner = (b as f32).mul_add(self.ratio_b, self.fixed);
@@ -144,6 +151,12 @@ impl MulRule {
 
     pub(crate) fn is_finite(&self) -> bool {
         self.ratio.is_finite()
+    }
+
+    /// Whether no result before it is limited is beyond the range of i32.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn saturates(&self) -> bool {
+        self.ratio.abs() < 1e4
     }
 
     #[inline(always)]
@@ -197,5 +210,47 @@ mod tests {
         assert_eq!(quantise(f32::INFINITY, &to) as i8, 127);
         assert_eq!(quantise(0.25, &to) as i8, 3); // 0.5 is a tie; even is 0
         assert_eq!(quantise(0.75, &to) as i8, 5);
+    }
+
+    /// The values around all bounds between stored values, for many scales: where a quotient that is slightly off
+    /// could round to another integer.
+    #[test]
+    fn quantises_by_an_inverse_as_by_division() {
+        let mut random = 1u64;
+        let mut taken = 0;
+        for case in 0..3000 {
+            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let any = (random >> 41) as u32;
+            // Significands near those that have no inverse, too.
+            let significand = match case % 4 {
+                0 => any & !0x3fff | 9,
+                1 => any & !0x3fff | 0x3ff7,
+                2 => any & !0x3fff,
+                _ => any,
+            };
+            let exponent = 127 + (random >> 20) as u32 % 40 - 20;
+            let scale = f32::from_bits(exponent << 23 | significand & 0x7f_ffff);
+            let Some([high, low]) = inverse(scale) else { continue };
+            taken += 1;
+            for half in (1..512).step_by(2) {
+                let nearest = (half as f32 / 2.0 * scale).to_bits();
+                for bits in nearest - 3..=nearest + 3 {
+                    for value in [f32::from_bits(bits), -f32::from_bits(bits)] {
+                        let found = value.mul_add(high, value * low).round_ties_even();
+                        let expected = (value / scale).round_ties_even();
+                        assert_eq!(found, expected, "{value:e} / {scale:e}");
+                    }
+                }
+            }
+        }
+        assert!(taken > 2900, "{taken}");
+    }
+
+    #[test]
+    fn some_scales_have_no_inverse() {
+        for scale in [f32::from_bits(0x3f80_0001), 1.999_999_9, 1e-20, 1e20] {
+            assert_eq!(inverse(scale), None, "{scale:e}");
+        }
+        assert_eq!(inverse(0.5), Some([2.0, 0.0]));
     }
 }

@@ -123,6 +123,29 @@ proptest! {
         finish(builder, y, random);
     }
 
+    #[test]
+    fn element_wise_operators_of_any_number_of_channels(seed: u64) {
+        let random = &mut Random(seed);
+        let most = random.one_of(&[20, 70, 200]);
+        let channels = random.size(1, most);
+        // Pixels with and without a gap between them, in the input and in the output.
+        let (before, after) = (random.one_of(&[0, 0, 1, 16]), random.one_of(&[0, 0, 3]));
+        let (mut builder, x) = input(random, before + channels + after);
+        let x = builder.slice(x, before, channels).expect("in range");
+        let to = random.quantisation();
+        let y = element_wise(&mut builder, x, to, random);
+        let shape = builder.tensor(y).expect("it is ours").shape;
+        let y = match random.within(0, 2) {
+            0 => {
+                let again = builder.max_pool(y, Window::square(1, 1, 0)).expect("in range");
+                let to = builder.tensor(y).expect("it is ours").quantisation;
+                builder.concat(&[again, y], to).expect("same shapes")
+            }
+            _ => y,
+        };
+        prop_assert!(shape.c == channels);
+        finish(builder, y, random);
+    }
 }
 
 proptest! {
@@ -229,8 +252,12 @@ fn real_pictures_of_any_width() {
         let y = if random.within(0, 1) == 0 { x } else { builder.conv(x, conv, q).expect("fits") };
         builder.output(y, OutputForm::F32Nchw).expect("it is ours");
         let graph = builder.build().expect("complete");
-        let reals: Vec<f32> =
-            (0..shape.elements()).map(|_| random.within(-9000, 9000) as f32 / 700.0).collect();
+        let real = |random: &mut Random| match random.within(0, 20) {
+            0 => random.one_of(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 3e38, -3e38, -0.0]),
+            1 => f32::from_bits(random.next() as u32),
+            _ => random.within(-9000, 9000) as f32 / 700.0,
+        };
+        let reals: Vec<f32> = (0..shape.elements()).map(|_| real(random)).collect();
         let mut expected = vec![0.0; shape.elements()];
         reference::run(&graph, &[Input::F32(&reals)], &mut [Output::F32(&mut expected)])
             .expect("the graph was built for this");
@@ -281,6 +308,42 @@ fn sums_of_all_pairs_of_values() {
         };
         assert_same_for(&builder.build().expect("complete"), &[all(true), all(false)]);
     }
+}
+
+/// One operator that multiplies no matrices.
+fn element_wise(
+    builder: &mut GraphBuilder,
+    x: TensorId,
+    to: Quantisation,
+    random: &mut Random,
+) -> TensorId {
+    let Tensor { shape, quantisation } = builder.tensor(x).expect("it is ours");
+    // Other tensors of the same shape, which no planner takes for functions of one.
+    let one = Window::square(1, 1, 0);
+    let same = builder.max_pool(x, one).expect("in range");
+    let scale = random.quantisation();
+    let other = builder.average_pool(x, one, CountPadding::Include, scale).expect("in range");
+    let kernel = [random.size(1, shape.h.min(5)), random.size(1, shape.w.min(5))];
+    let window = Window {
+        kernel,
+        strides: [random.size(1, 3), random.size(1, 3)],
+        dilations: [1; 2],
+        pads: std::array::from_fn(|side| random.size(0, kernel[side % 2] - 1)),
+    };
+    let found = match random.within(0, 8) {
+        0 => builder.add(same, other, to),
+        1 => builder.mul(same, other, to),
+        2 => builder.global_average_pool(x, to),
+        3 => {
+            let vector = builder.global_average_pool(x, quantisation).expect("in range");
+            builder.mul(x, vector, to)
+        }
+        4 => builder.max_pool(x, window),
+        5 => builder.average_pool(x, window, CountPadding::Include, to),
+        6 => builder.average_pool(x, window, CountPadding::Exclude, to),
+        _ => any_resize(builder, x, shape, random),
+    };
+    found.expect("in range")
 }
 
 /// One operator on `x`, and on other tensors of its shape where it takes two.

@@ -1,13 +1,14 @@
 //! Pictures of a new size, blended between rows whose real values are computed once.
 
 use super::Arena;
+use crate::kernels::aligned::Aligned;
 use crate::kernels::runs::Blend;
 use crate::kernels::{Kernels, Run};
 use crate::resize::Sampling;
 use crate::tensor::{Quantisation, Shape};
 use crate::view::View;
 
-/// Visits each row of the output; `reals` holds two rows of the input.
+/// Visits each row of the output; each of `reals` holds a row of the input.
 #[expect(clippy::too_many_arguments, reason = "an operator, its tensors and its scratch")]
 pub(super) fn each_row(
     kernels: &Kernels,
@@ -16,12 +17,11 @@ pub(super) fn each_row(
     from: &Quantisation,
     x: &View,
     y: &View,
-    reals: &mut [f32],
+    reals: &mut [Aligned; 2],
     mut visit: impl FnMut(&Blend<'_>, Run<'_>),
 ) {
     let Shape { n: images, w: width, c: channels, .. } = x.shape;
-    let (even, odd) = reals.split_at_mut(reals.len() / 2);
-    let slots = [&mut even[..width * channels], &mut odd[..width * channels]];
+    let slots = reals.each_mut().map(|slot| &mut slot.reals_mut()[..width * channels]);
     // Bytes that follow each other go at once.
     let (runs, length) = match x.has_dense_rows() {
         true => (1, width * channels),

@@ -53,6 +53,12 @@ impl Aligned {
         // SAFETY: as `words`, borrowed exclusively with `self`.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), length) }
     }
+
+    pub(crate) fn reals_mut(&mut self) -> &mut [f32] {
+        let length = self.len() / 4;
+        // SAFETY: as above; 64 is a multiple of the size and alignment of f32, and every bit pattern is one.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), length) }
+    }
 }
 
 /// A run of bytes as words of the machine's byte order. Panics unless it starts where a word may.

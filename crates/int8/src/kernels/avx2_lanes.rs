@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use crate::kernels::Run;
 use crate::kernels::avx2_epilogue::store;
-use crate::kernels::lanes::{self, Lanes};
+use crate::kernels::lanes::{self, Form, Lanes};
 use crate::kernels::runs::{Blend, Runs, Windows};
 use crate::numerics::{AddRule, Mean, MulRule, Quantiser};
 use crate::tensor::{ElementType, Quantisation};
@@ -61,12 +61,15 @@ impl Lanes for Eight {
     }
 
     #[inline(always)]
-    unsafe fn store(to: *mut u8, words: __m256i, count: usize, element: ElementType) {
+    unsafe fn store(to: *mut u8, words: __m256i, count: usize, form: Form) {
         // SAFETY: by contract.
         unsafe {
             let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
-            let words = _mm_packs_epi32(low, high);
-            let bytes = match element {
+            let mut words = _mm_packs_epi32(low, high);
+            if let Some(zero) = form.zero_point {
+                words = _mm_adds_epi16(words, _mm_set1_epi16(zero));
+            }
+            let bytes = match form.element {
                 ElementType::U8 => _mm_packus_epi16(words, words),
                 ElementType::S8 => _mm_packs_epi16(words, words),
             };
@@ -78,11 +81,16 @@ impl Lanes for Eight {
     }
 
     #[inline(always)]
-    unsafe fn store_four(to: *mut u8, [a, b, c, d]: [__m256i; 4], element: ElementType) {
+    unsafe fn store_four(to: *mut u8, [a, b, c, d]: [__m256i; 4], form: Form) {
         // SAFETY: by contract.
         unsafe {
-            let (first, second) = (_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
-            let bytes = match element {
+            let (mut first, mut second) = (_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+            if let Some(zero) = form.zero_point {
+                let zero = _mm256_set1_epi16(zero);
+                first = _mm256_adds_epi16(first, zero);
+                second = _mm256_adds_epi16(second, zero);
+            }
+            let bytes = match form.element {
                 ElementType::U8 => _mm256_packus_epi16(first, second),
                 ElementType::S8 => _mm256_packs_epi16(first, second),
             };
@@ -155,12 +163,6 @@ impl Lanes for Eight {
     unsafe fn plus(words: __m256i, number: i32) -> __m256i {
         // SAFETY: by contract.
         unsafe { _mm256_add_epi32(words, _mm256_set1_epi32(number)) }
-    }
-
-    #[inline(always)]
-    unsafe fn no_lower(words: __m256i, least: i32) -> __m256i {
-        // SAFETY: by contract.
-        unsafe { _mm256_max_epi32(words, _mm256_set1_epi32(least)) }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use crate::kernels::Run;
-use crate::kernels::lanes::{self, Lanes};
+use crate::kernels::lanes::{self, Form, Lanes};
 use crate::kernels::runs::{Blend, Runs, Windows};
 use crate::numerics::{AddRule, Mean, MulRule, Quantiser};
 use crate::tensor::{ElementType, Quantisation};
@@ -61,14 +61,17 @@ impl Lanes for Sixteen {
     }
 
     #[inline(always)]
-    unsafe fn store(to: *mut u8, words: __m512i, count: usize, element: ElementType) {
+    unsafe fn store(to: *mut u8, words: __m512i, count: usize, form: Form) {
         // SAFETY: as above.
         unsafe {
-            let bytes = match element {
-                ElementType::U8 => {
-                    _mm512_cvtusepi32_epi8(_mm512_max_epi32(words, _mm512_setzero_si512()))
-                }
-                ElementType::S8 => _mm512_cvtsepi32_epi8(words),
+            let mut words = _mm512_cvtsepi32_epi16(words);
+            if let Some(zero) = form.zero_point {
+                words = _mm256_adds_epi16(words, _mm256_set1_epi16(zero));
+            }
+            let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            let bytes = match form.element {
+                ElementType::U8 => _mm_packus_epi16(low, high),
+                ElementType::S8 => _mm_packs_epi16(low, high),
             };
             match count >= 16 {
                 true => _mm_storeu_si128(to.cast(), bytes),
@@ -78,11 +81,16 @@ impl Lanes for Sixteen {
     }
 
     #[inline(always)]
-    unsafe fn store_four(to: *mut u8, [a, b, c, d]: [__m512i; 4], element: ElementType) {
+    unsafe fn store_four(to: *mut u8, [a, b, c, d]: [__m512i; 4], form: Form) {
         // SAFETY: by contract.
         unsafe {
-            let (first, second) = (_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
-            let bytes = match element {
+            let (mut first, mut second) = (_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+            if let Some(zero) = form.zero_point {
+                let zero = _mm512_set1_epi16(zero);
+                first = _mm512_adds_epi16(first, zero);
+                second = _mm512_adds_epi16(second, zero);
+            }
+            let bytes = match form.element {
                 ElementType::U8 => _mm512_packus_epi16(first, second),
                 ElementType::S8 => _mm512_packs_epi16(first, second),
             };
@@ -155,11 +163,5 @@ impl Lanes for Sixteen {
     unsafe fn plus(words: __m512i, number: i32) -> __m512i {
         // SAFETY: by contract.
         unsafe { _mm512_add_epi32(words, _mm512_set1_epi32(number)) }
-    }
-
-    #[inline(always)]
-    unsafe fn no_lower(words: __m512i, least: i32) -> __m512i {
-        // SAFETY: by contract.
-        unsafe { _mm512_max_epi32(words, _mm512_set1_epi32(least)) }
     }
 }

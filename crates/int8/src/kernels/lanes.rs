@@ -30,15 +30,15 @@ pub(crate) trait Lanes {
     /// `count` values, at least 1, are writable at `to`.
     unsafe fn save(to: *mut f32, values: Self::Reals, count: usize);
 
-    /// Words to bytes of a type, saturated.
+    /// Words, plus a zero point if there is one, to bytes of a type, saturated.
     ///
     /// # Safety
     /// `count` bytes, at least 1, are writable at `to`.
-    unsafe fn store(to: *mut u8, words: Self::Words, count: usize, element: ElementType);
+    unsafe fn store(to: *mut u8, words: Self::Words, count: usize, form: Form);
 
     /// # Safety
     /// All the bytes are writable at `to`.
-    unsafe fn store_four(to: *mut u8, words: [Self::Words; 4], element: ElementType);
+    unsafe fn store_four(to: *mut u8, words: [Self::Words; 4], form: Form);
 
     unsafe fn splat(value: f32) -> Self::Reals;
     unsafe fn real(words: Self::Words) -> Self::Reals;
@@ -56,8 +56,21 @@ pub(crate) trait Lanes {
     /// Towards zero.
     unsafe fn cut(values: Self::Reals) -> Self::Words;
     unsafe fn plus(words: Self::Words, number: i32) -> Self::Words;
-    /// The higher of two.
-    unsafe fn no_lower(words: Self::Words, least: i32) -> Self::Words;
+}
+
+/// How words become bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Form {
+    pub(crate) element: ElementType,
+    /// What is added to words once they have been saturated to 16 bits.
+    pub(crate) zero_point: Option<i16>,
+}
+
+impl Form {
+    /// Of words that have their zero point.
+    fn complete(element: ElementType) -> Self {
+        Self { element, zero_point: None }
+    }
 }
 
 /// What a run of the output holds.
@@ -82,7 +95,7 @@ unsafe fn each<L: Lanes, F: Function<L>>(
     function: &F,
     y: *mut u8,
     [length, count, step]: [usize; 3],
-    element: ElementType,
+    form: Form,
 ) {
     let [second, third, fourth] = [L::COUNT, 2 * L::COUNT, 3 * L::COUNT];
     let mut at = 0;
@@ -100,7 +113,7 @@ unsafe fn each<L: Lanes, F: Function<L>>(
                     function.value(c, run, at + third, L::COUNT),
                     function.value(d, run, at + fourth, L::COUNT),
                 ];
-                L::store_four(y.add(run * step + at), words, element);
+                L::store_four(y.add(run * step + at), words, form);
             }
             at += 4 * L::COUNT;
         }
@@ -108,7 +121,7 @@ unsafe fn each<L: Lanes, F: Function<L>>(
             let fixed = function.fix(at, L::COUNT);
             for run in 0..count {
                 let words = function.value(fixed, run, at, L::COUNT);
-                L::store(y.add(run * step + at), words, L::COUNT, element);
+                L::store(y.add(run * step + at), words, L::COUNT, form);
             }
             at += L::COUNT;
         }
@@ -117,7 +130,7 @@ unsafe fn each<L: Lanes, F: Function<L>>(
             let fixed = function.fix(at, rest);
             for run in 0..count {
                 let words = function.value(fixed, run, at, rest);
-                L::store(y.add(run * step + at), words, rest, element);
+                L::store(y.add(run * step + at), words, rest, form);
             }
         }
     }
@@ -127,7 +140,8 @@ fn start(run: Run<'_>) -> *const u8 {
     run.as_ptr().cast()
 }
 
-struct Sum<'a, L: Lanes> {
+/// `SATURATE` as the rule says: limits are those of the bytes.
+struct Sum<'a, L: Lanes, const SATURATE: bool> {
     rule: &'a AddRule,
     x: [*const u8; 2],
     steps: [usize; 2],
@@ -136,7 +150,7 @@ struct Sum<'a, L: Lanes> {
     limits: [L::Reals; 2],
 }
 
-impl<L: Lanes> Function<L> for Sum<'_, L> {
+impl<L: Lanes, const SATURATE: bool> Function<L> for Sum<'_, L, SATURATE> {
     type Fixed = ();
 
     #[inline(always)]
@@ -151,20 +165,47 @@ impl<L: Lanes> Function<L> for Sum<'_, L> {
             let a = L::real(L::widen(a, count, self.rule.element_a));
             let b = L::real(L::widen(b, count, self.rule.element_b));
             let sum = L::fused(a, self.ratios[0], L::fused(b, self.ratios[1], self.fixed));
-            L::round(L::lower(L::higher(sum, self.limits[0]), self.limits[1]))
+            match SATURATE {
+                true => L::round(sum),
+                false => L::round(limit::<L>(sum, self.limits)),
+            }
         }
     }
+}
+
+#[inline(always)]
+unsafe fn limit<L: Lanes>(value: L::Reals, [low, high]: [L::Reals; 2]) -> L::Reals {
+    // SAFETY: by contract.
+    unsafe { L::lower(L::higher(value, low), high) }
 }
 
 /// # Safety
 /// The runs lie in what is readable at `x` and writable at `y`; the machine has the instructions.
 #[inline(always)]
 pub(crate) unsafe fn add<L: Lanes>(rule: &AddRule, x: [Run<'_>; 2], y: Run<'_>, runs: &Runs<3>) {
+    // SAFETY: by contract.
+    unsafe {
+        match rule.saturates() {
+            true => sum::<L, true>(rule, x, y, runs),
+            false => sum::<L, false>(rule, x, y, runs),
+        }
+    }
+}
+
+/// # Safety
+/// As for [`add`].
+#[inline(always)]
+unsafe fn sum<L: Lanes, const SATURATE: bool>(
+    rule: &AddRule,
+    x: [Run<'_>; 2],
+    y: Run<'_>,
+    runs: &Runs<3>,
+) {
     let [a, b, step] = runs.steps;
     let element = if rule.low < 0 { ElementType::S8 } else { ElementType::U8 };
     // SAFETY: by contract.
     unsafe {
-        let sum = Sum::<L> {
+        let sum = Sum::<L, SATURATE> {
             rule,
             x: x.map(start),
             steps: [a, b],
@@ -172,28 +213,28 @@ pub(crate) unsafe fn add<L: Lanes>(rule: &AddRule, x: [Run<'_>; 2], y: Run<'_>, 
             fixed: L::splat(rule.fixed),
             limits: [L::splat(rule.low as f32), L::splat(rule.high as f32)],
         };
-        each(&sum, start(y).cast_mut(), [runs.length, runs.count, step], element);
+        let (y, form) = (start(y).cast_mut(), Form::complete(element));
+        each(&sum, y, [runs.length, runs.count, step], form);
     }
 }
 
-struct Product<L: Lanes> {
-    x: *const u8,
-    step: usize,
-    from: Quantisation,
+/// A product of integers, exact in f32 as it has 17 bits, to stored values. `SATURATE` as the rule says.
+struct Scale<L: Lanes, const SATURATE: bool> {
     ratio: L::Reals,
     zero: L::Reals,
     limits: [L::Reals; 2],
 }
 
-impl<L: Lanes> Product<L> {
-    /// Both factors less their zero points. Their product is exact in f32: it has 17 bits.
+impl<L: Lanes, const SATURATE: bool> Scale<L, SATURATE> {
     #[inline(always)]
-    unsafe fn of(&self, run: usize, at: usize, count: usize, b: L::Reals) -> L::Words {
-        // SAFETY: as for `value`.
+    unsafe fn of(&self, product: L::Reals) -> L::Words {
+        // SAFETY: by contract.
         unsafe {
-            let a = centred::<L>(self.x.add(run * self.step + at), count, &self.from);
-            let value = L::add(L::mul(L::mul(a, b), self.ratio), self.zero);
-            L::round(L::lower(L::higher(value, self.limits[0]), self.limits[1]))
+            let value = L::add(L::mul(product, self.ratio), self.zero);
+            match SATURATE {
+                true => L::round(value),
+                false => L::round(limit::<L>(value, self.limits)),
+            }
         }
     }
 }
@@ -208,15 +249,15 @@ unsafe fn centred<L: Lanes>(from: *const u8, count: usize, of: &Quantisation) ->
     unsafe { L::real(L::plus(L::widen(from, count, of.element()), -of.zero_point())) }
 }
 
-/// A product of tensors of one shape.
-struct ByRuns<'a, L: Lanes> {
-    product: &'a Product<L>,
-    b: *const u8,
-    step: usize,
-    from: Quantisation,
+/// Products of tensors of one shape.
+struct ByRuns<'a, L: Lanes, const SATURATE: bool> {
+    rule: &'a MulRule,
+    scale: Scale<L, SATURATE>,
+    x: [*const u8; 2],
+    steps: [usize; 2],
 }
 
-impl<L: Lanes> Function<L> for ByRuns<'_, L> {
+impl<L: Lanes, const SATURATE: bool> Function<L> for ByRuns<'_, L, SATURATE> {
     type Fixed = ();
 
     #[inline(always)]
@@ -226,32 +267,49 @@ impl<L: Lanes> Function<L> for ByRuns<'_, L> {
     unsafe fn value(&self, (): (), run: usize, at: usize, count: usize) -> L::Words {
         // SAFETY: by contract.
         unsafe {
-            let b = centred::<L>(self.b.add(run * self.step + at), count, &self.from);
-            self.product.of(run, at, count, b)
+            let a = self.x[0].add(run * self.steps[0] + at);
+            let b = self.x[1].add(run * self.steps[1] + at);
+            let a = centred::<L>(a, count, &self.rule.a);
+            self.scale.of(L::mul(a, centred::<L>(b, count, &self.rule.b)))
         }
     }
 }
 
-/// A product of each run with the same one.
-struct ByOne<'a, L: Lanes> {
-    product: &'a Product<L>,
-    b: *const u8,
-    from: Quantisation,
+/// Products of each run with the same one.
+struct ByOne<'a, L: Lanes, const SATURATE: bool> {
+    rule: &'a MulRule,
+    scale: Scale<L, SATURATE>,
+    x: [*const u8; 2],
+    step: usize,
 }
 
-impl<L: Lanes> Function<L> for ByOne<'_, L> {
-    type Fixed = L::Reals;
+impl<L: Lanes, const SATURATE: bool> Function<L> for ByOne<'_, L, SATURATE> {
+    /// The factor, and what it makes of the other one's zero point.
+    type Fixed = (L::Reals, L::Reals);
 
     #[inline(always)]
-    unsafe fn fix(&self, at: usize, count: usize) -> L::Reals {
+    unsafe fn fix(&self, at: usize, count: usize) -> (L::Reals, L::Reals) {
         // SAFETY: by contract.
-        unsafe { centred::<L>(self.b.add(at), count, &self.from) }
+        unsafe {
+            let b = centred::<L>(self.x[1].add(at), count, &self.rule.b);
+            (b, L::mul(b, L::splat(-self.rule.a.zero_point() as f32)))
+        }
     }
 
     #[inline(always)]
-    unsafe fn value(&self, b: L::Reals, run: usize, at: usize, count: usize) -> L::Words {
+    unsafe fn value(
+        &self,
+        (b, zero): (L::Reals, L::Reals),
+        run: usize,
+        at: usize,
+        count: usize,
+    ) -> L::Words {
         // SAFETY: by contract.
-        unsafe { self.product.of(run, at, count, b) }
+        unsafe {
+            let a = self.x[0].add(run * self.step + at);
+            let a = L::real(L::widen(a, count, self.rule.a.element()));
+            self.scale.of(L::fused(a, b, zero))
+        }
     }
 }
 
@@ -259,23 +317,38 @@ impl<L: Lanes> Function<L> for ByOne<'_, L> {
 /// As for [`add`].
 #[inline(always)]
 pub(crate) unsafe fn mul<L: Lanes>(rule: &MulRule, x: [Run<'_>; 2], y: Run<'_>, runs: &Runs<3>) {
-    let [a_step, b_step, step] = runs.steps;
-    let (low, high) = rule.y.range();
-    let extent = [runs.length, runs.count, step];
-    let (element, y, b) = (rule.y.element(), start(y).cast_mut(), start(x[1]));
     // SAFETY: by contract.
     unsafe {
-        let product = &Product::<L> {
-            x: start(x[0]),
-            step: a_step,
-            from: rule.a,
+        match rule.saturates() {
+            true => product::<L, true>(rule, x, y, runs),
+            false => product::<L, false>(rule, x, y, runs),
+        }
+    }
+}
+
+/// # Safety
+/// As for [`add`].
+#[inline(always)]
+unsafe fn product<L: Lanes, const SATURATE: bool>(
+    rule: &MulRule,
+    x: [Run<'_>; 2],
+    y: Run<'_>,
+    runs: &Runs<3>,
+) {
+    let [a, b, step] = runs.steps;
+    let (low, high) = rule.y.range();
+    let extent = [runs.length, runs.count, step];
+    let (x, y, form) = (x.map(start), start(y).cast_mut(), Form::complete(rule.y.element()));
+    // SAFETY: by contract.
+    unsafe {
+        let scale = Scale::<L, SATURATE> {
             ratio: L::splat(rule.ratio),
             zero: L::splat(rule.y.zero_point() as f32),
             limits: [L::splat(low as f32), L::splat(high as f32)],
         };
-        match b_step {
-            0 => each(&ByOne { product, b, from: rule.b }, y, extent, element),
-            _ => each(&ByRuns { product, b, step: b_step, from: rule.b }, y, extent, element),
+        match b {
+            0 => each(&ByOne { rule, scale, x, step: a }, y, extent, form),
+            _ => each(&ByRuns { rule, scale, x, steps: [a, b] }, y, extent, form),
         }
     }
 }
@@ -310,7 +383,7 @@ impl<L: Lanes> Function<L> for Means<'_, L> {
             }
             let mean = L::div(L::div(sum, self.count), self.scale);
             let value = L::add(mean, self.zero);
-            L::round(L::lower(L::higher(value, self.limits[0]), self.limits[1]))
+            L::round(limit::<L>(value, self.limits))
         }
     }
 }
@@ -336,17 +409,16 @@ pub(crate) unsafe fn average<L: Lanes>(mean: &Mean, windows: &Windows<'_>) {
             limits: [L::splat(low as f32), L::splat(high as f32)],
         };
         let y = start(windows.y).cast_mut();
-        each(&means, y, [length, runs, steps[1]], to.element());
+        each(&means, y, [length, runs, steps[1]], Form::complete(to.element()));
     }
 }
 
-/// Real to stored values.
+/// Real to stored values, less the zero point.
 struct Stored<L: Lanes> {
     /// Above the greatest stored value, and in the range of words.
     high: L::Reals,
     scale: L::Reals,
     inverse: [L::Reals; 2],
-    zero: i32,
 }
 
 impl<L: Lanes> Stored<L> {
@@ -360,7 +432,6 @@ impl<L: Lanes> Stored<L> {
                 high: L::splat(Quantiser::LIMIT * to.scale()),
                 scale: L::splat(to.scale()),
                 inverse: [L::splat(high), L::splat(low)],
-                zero: to.zero_point(),
             }
         }
     }
@@ -376,7 +447,7 @@ impl<L: Lanes> Stored<L> {
                 true => L::fused(value, high, L::mul(value, low)),
                 false => L::div(value, self.scale),
             };
-            L::plus(L::no_lower(L::round(scaled), -65_536), self.zero)
+            L::round(scaled)
         }
     }
 }
@@ -404,13 +475,13 @@ impl<L: Lanes, const INVERSE: bool> Function<L> for Quantise<'_, L, INVERSE> {
 #[inline(always)]
 pub(crate) unsafe fn quantise<L: Lanes>(to: &Quantiser, values: &[f32], bytes: &mut [u8]) {
     let extent = [bytes.len().min(values.len()), 1, 0];
-    let (values, y, element) = (values.as_ptr(), bytes.as_mut_ptr(), to.to().element());
+    let (values, y, form) = (values.as_ptr(), bytes.as_mut_ptr(), form(to.to()));
     // SAFETY: so many values and bytes are there.
     unsafe {
         let stored = &Stored::<L>::new(to);
         match to.inverse() {
-            Some(_) => each(&Quantise::<L, true> { stored, values }, y, extent, element),
-            None => each(&Quantise::<L, false> { stored, values }, y, extent, element),
+            Some(_) => each(&Quantise::<L, true> { stored, values }, y, extent, form),
+            None => each(&Quantise::<L, false> { stored, values }, y, extent, form),
         }
     }
 }
@@ -429,6 +500,11 @@ pub(crate) unsafe fn dequantise<L: Lanes>(from: &Quantisation, x: Run<'_>, reals
             L::save(reals.as_mut_ptr().add(at), L::mul(value, scale), count);
         }
     }
+}
+
+/// How the words of [`Stored`] become bytes.
+fn form(to: &Quantisation) -> Form {
+    Form { element: to.element(), zero_point: Some(to.zero_point() as i16) }
 }
 
 /// The four neighbours of a pixel, and the four weights or pairs of weights.
@@ -509,7 +585,9 @@ impl<L: Lanes, const INVERSE: bool> Function<L> for BlendReal<'_, L, INVERSE> {
 pub(crate) unsafe fn blend<L: Lanes>(blend: &Blend<'_>, element: ElementType, y: Run<'_>) {
     let extent = [blend.channels, blend.columns.len(), blend.step];
     // SAFETY: by contract.
-    unsafe { each::<L, _>(&BlendStored(blend), start(y).cast_mut(), extent, element) };
+    unsafe {
+        each::<L, _>(&BlendStored(blend), start(y).cast_mut(), extent, Form::complete(element))
+    };
 }
 
 /// # Safety
@@ -517,13 +595,13 @@ pub(crate) unsafe fn blend<L: Lanes>(blend: &Blend<'_>, element: ElementType, y:
 #[inline(always)]
 pub(crate) unsafe fn blend_reals<L: Lanes>(blend: &Blend<'_>, to: &Quantiser, y: Run<'_>) {
     let extent = [blend.channels, blend.columns.len(), blend.step];
-    let (y, element) = (start(y).cast_mut(), to.to().element());
+    let (y, form) = (start(y).cast_mut(), form(to.to()));
     // SAFETY: by contract.
     unsafe {
         let stored = &Stored::<L>::new(to);
         match to.inverse() {
-            Some(_) => each(&BlendReal::<L, true> { blend, stored }, y, extent, element),
-            None => each(&BlendReal::<L, false> { blend, stored }, y, extent, element),
+            Some(_) => each(&BlendReal::<L, true> { blend, stored }, y, extent, form),
+            None => each(&BlendReal::<L, false> { blend, stored }, y, extent, form),
         }
     }
 }
