@@ -49,13 +49,34 @@ unsafe fn blocks<const SIGNED: bool>(windows: &Windows<'_>) -> usize {
     at
 }
 
-/// `REGISTERS` · 32 bytes of all runs.
+/// `REGISTERS` · 32 bytes of all runs. Windows of nine and of four taps have loops of their own: what is known to the
+/// compiler is written out.
 ///
 /// # Safety
 /// The windows have been checked, and the bytes lie in the runs.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn wide<const SIGNED: bool, const REGISTERS: usize>(windows: &Windows<'_>, at: usize) {
+    // SAFETY: by contract.
+    unsafe {
+        if let Ok(taps) = <&[usize; 9]>::try_from(windows.taps) {
+            each_run::<SIGNED, REGISTERS>(windows, &{ *taps }, at);
+        } else if let Ok(taps) = <&[usize; 4]>::try_from(windows.taps) {
+            each_run::<SIGNED, REGISTERS>(windows, &{ *taps }, at);
+        } else {
+            each_run::<SIGNED, REGISTERS>(windows, windows.taps, at);
+        }
+    }
+}
+
+/// # Safety
+/// As for [`wide`]; `taps` are those of the windows.
+#[inline(always)]
+unsafe fn each_run<const SIGNED: bool, const REGISTERS: usize>(
+    windows: &Windows<'_>,
+    taps: &[usize],
+    at: usize,
+) {
     let Runs { count, steps, .. } = windows.runs;
     let x = windows.x.as_ptr().cast::<u8>();
     let y = windows.y.as_ptr().cast::<u8>().cast_mut();
@@ -64,7 +85,7 @@ unsafe fn wide<const SIGNED: bool, const REGISTERS: usize>(windows: &Windows<'_>
         unsafe {
             let from = x.add(run * steps[0] + at);
             let mut greatest = [_mm256_set1_epi8(if SIGNED { i8::MIN } else { 0 }); REGISTERS];
-            for &tap in windows.taps {
+            for &tap in taps {
                 for (nth, greatest) in greatest.iter_mut().enumerate() {
                     let values = _mm256_loadu_si256(from.add(tap + 32 * nth).cast());
                     *greatest = match SIGNED {
