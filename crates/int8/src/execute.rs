@@ -19,6 +19,10 @@ use crate::view::View;
 
 type Arena<'a> = &'a [Cell<u8>];
 
+/// Pixels of a picture that are quantised at once: their bytes stay in the first-level cache, and the machine sees long
+/// runs of real values coming.
+const BLOCK_PIXELS: usize = 2048;
+
 /// Memory of a run beside the arena.
 #[derive(Debug)]
 pub(crate) struct Scratch {
@@ -38,7 +42,7 @@ impl Scratch {
             team: Team::new(plan.panel_bytes, plan.panel_rows),
             sums: vec![0; plan.most_channels],
             reals: std::array::from_fn(|_| Aligned::new(4 * plan.blended_values)),
-            rows: vec![0; plan.row_bytes],
+            rows: vec![0; plan.row_bytes.max(3 * BLOCK_PIXELS)],
             taps: Vec::with_capacity(plan.most_taps),
         }
     }
@@ -182,22 +186,31 @@ fn load(
 ) {
     let shape = y.shape;
     if let Input::F32(values) = input {
-        let (width, plane) = (shape.w, shape.pixels());
-        for row in 0..shape.n * shape.h {
-            let (n, h) = (row / shape.h, row % shape.h);
-            let bytes = &mut scratch[..shape.c * width];
-            for (c, bytes) in bytes.chunks_exact_mut(width).enumerate() {
-                let from = (n * shape.c + c) * plane + h * width;
-                (kernels.quantise)(to, &values[from..from + width], bytes);
+        let plane = shape.pixels();
+        // Rows without a gap between them are one.
+        let (rows, width) = match y.row == shape.w * y.pixel {
+            true => (1, plane),
+            false => (shape.h, shape.w),
+        };
+        let most = BLOCK_PIXELS.min(scratch.len() / shape.c);
+        for (row, first) in (0..shape.n * rows)
+            .flat_map(|row| (0..width).step_by(most).map(move |first| (row, first)))
+        {
+            let (n, h) = (row / rows, row % rows);
+            let count = most.min(width - first);
+            let bytes = &mut scratch[..shape.c * count];
+            for (c, bytes) in bytes.chunks_exact_mut(count).enumerate() {
+                let from = (n * shape.c + c) * plane + h * width + first;
+                (kernels.quantise)(to, &values[from..from + count], bytes);
             }
-            let to = &arena[y.at(n, h, 0)..];
+            let to = &arena[y.at(n, h, first)..];
             if shape.c == 3 && y.pixel == 3 {
-                let (first, rest) = bytes.split_at(width);
-                let (second, third) = rest.split_at(width);
+                let (first, rest) = bytes.split_at(count);
+                let (second, third) = rest.split_at(count);
                 (kernels.interleave)([first, second, third], to);
                 continue;
             }
-            for (c, bytes) in bytes.chunks_exact(width).enumerate() {
+            for (c, bytes) in bytes.chunks_exact(count).enumerate() {
                 for (to, byte) in to[c..].iter().step_by(y.pixel).zip(bytes) {
                     to.set(*byte);
                 }

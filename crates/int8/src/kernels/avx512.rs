@@ -9,12 +9,10 @@ use crate::kernels::aligned::Aligned;
 use crate::kernels::avx2;
 use crate::kernels::depthwise::{Depthwise, DepthwiseForm, Quads};
 use crate::kernels::gather::Gather;
-use crate::kernels::lookup::Lookup;
-use crate::kernels::runs::Runs;
 use crate::kernels::vnni::{self, PACKING};
 use crate::kernels::vnni_depthwise::{bands, slice};
 use crate::kernels::vnni_registers::registers;
-use crate::kernels::{Kernels, Run, avx2_bytes, avx512_lanes, avx512_multiply, portable};
+use crate::kernels::{Kernels, avx512_bytes, avx512_lanes, avx512_multiply, portable};
 
 /// Channels of a depthwise convolution that are done at a time.
 const SLICE: usize = 64;
@@ -30,7 +28,8 @@ pub(crate) static KERNELS: Kernels = Kernels {
     winograd: None,
     depthwise_form: DepthwiseForm::Quads { channels: SLICE },
     depthwise,
-    translate,
+    translate: avx512_bytes::translate,
+    interleave: avx512_bytes::interleave,
     add: avx512_lanes::add,
     mul: avx512_lanes::mul,
     quantise: avx512_lanes::quantise,
@@ -127,43 +126,4 @@ unsafe fn store_wide(to: *mut u8, bytes: __m512i, length: usize) {
 unsafe fn store_narrow(to: *mut u8, bytes: __m256i, length: usize) {
     // SAFETY: by contract.
     unsafe { _mm256_mask_storeu_epi8(to.cast(), !(u32::MAX << length), bytes) };
-}
-
-/// Tables: 128 entries a permutation where the machine has AVX512-VBMI, otherwise AVX2's shuffles.
-fn translate(table: &Lookup, x: Run<'_>, y: Run<'_>, runs: &Runs) {
-    if !std::arch::is_x86_feature_detected!("avx512vbmi") {
-        return avx2_bytes::translate(table, x, y, runs);
-    }
-    runs.check([x, y]);
-    // SAFETY: the machine has the instructions; the runs were checked.
-    unsafe { each(table, x.as_ptr().cast(), y.as_ptr().cast::<u8>().cast_mut(), runs) };
-}
-
-/// # Safety
-/// The runs lie in what is readable at `x` and writable at `y`.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
-unsafe fn each(table: &Lookup, x: *const u8, y: *mut u8, runs: &Runs) {
-    // SAFETY: the table has 256 bytes.
-    let quarters: [__m512i; 4] = std::array::from_fn(|quarter| unsafe {
-        _mm512_loadu_si512(table.bytes.as_ptr().add(64 * quarter).cast())
-    });
-    let [a, b, c, d] = quarters;
-    for run in 0..runs.count {
-        for at in (0..runs.length).step_by(64) {
-            let mask = u64::MAX >> (64 - (runs.length - at).min(64));
-            // SAFETY: the masked bytes lie in the run.
-            unsafe {
-                let bytes = _mm512_maskz_loadu_epi8(mask, x.add(run * runs.steps[0] + at).cast());
-                let low = _mm512_permutex2var_epi8(a, bytes, b);
-                let high = _mm512_permutex2var_epi8(c, bytes, d);
-                let bytes = _mm512_mask_blend_epi8(_mm512_movepi8_mask(bytes), low, high);
-                let to = y.add(run * runs.steps[1] + at);
-                if mask == u64::MAX {
-                    _mm512_storeu_si512(to.cast(), bytes);
-                } else {
-                    _mm512_mask_storeu_epi8(to.cast(), mask, bytes);
-                }
-            }
-        }
-    }
 }

@@ -29,6 +29,8 @@ mod avx2_winograd;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
+mod avx512_bytes;
+#[cfg(target_arch = "x86_64")]
 mod avx512_lanes;
 #[cfg(target_arch = "x86_64")]
 mod avx512_multiply;
