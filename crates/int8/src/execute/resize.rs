@@ -42,6 +42,7 @@ pub(super) fn each_row(
             }
             let blend = Blend {
                 rows: source.at.map(|row| &*slots[row % 2]),
+                greatest: 255.0 * from.scale(),
                 weights: source.weights,
                 columns: &sampling.columns,
                 channels,

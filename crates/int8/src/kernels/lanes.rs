@@ -436,12 +436,13 @@ impl<L: Lanes> Stored<L> {
         }
     }
 
-    /// For NaN, and far below zero, the word is the least one, which saturates to the lowest byte.
+    /// For NaN, and far below zero, the word is the least one, which saturates to the lowest byte. Values that may be
+    /// as far above are to be limited.
     #[inline(always)]
-    unsafe fn of<const INVERSE: bool>(&self, value: L::Reals) -> L::Words {
+    unsafe fn of<const INVERSE: bool, const LIMIT: bool>(&self, value: L::Reals) -> L::Words {
         // SAFETY: by contract.
         unsafe {
-            let value = L::lower(value, self.high);
+            let value = if LIMIT { L::lower(value, self.high) } else { value };
             let [high, low] = self.inverse;
             let scaled = match INVERSE {
                 true => L::fused(value, high, L::mul(value, low)),
@@ -466,7 +467,7 @@ impl<L: Lanes, const INVERSE: bool> Function<L> for Quantise<'_, L, INVERSE> {
     #[inline(always)]
     unsafe fn value(&self, (): (), _: usize, at: usize, count: usize) -> L::Words {
         // SAFETY: by contract.
-        unsafe { self.stored.of::<INVERSE>(L::load(self.values.add(at), count)) }
+        unsafe { self.stored.of::<INVERSE, true>(L::load(self.values.add(at), count)) }
     }
 }
 
@@ -552,12 +553,13 @@ impl<L: Lanes> Function<L> for BlendStored<'_> {
     }
 }
 
-struct BlendReal<'a, L: Lanes, const INVERSE: bool> {
+/// `SIMPLE` where there is an inverse, and no result is beyond the range of i32.
+struct BlendReal<'a, L: Lanes, const SIMPLE: bool> {
     blend: &'a Blend<'a>,
     stored: &'a Stored<L>,
 }
 
-impl<L: Lanes, const INVERSE: bool> Function<L> for BlendReal<'_, L, INVERSE> {
+impl<L: Lanes, const SIMPLE: bool> Function<L> for BlendReal<'_, L, SIMPLE> {
     type Fixed = ();
 
     #[inline(always)]
@@ -574,7 +576,10 @@ impl<L: Lanes, const INVERSE: bool> Function<L> for BlendReal<'_, L, INVERSE> {
             let sum = L::add(sum, L::mul(L::splat(far * up), b));
             let sum = L::add(sum, L::mul(L::splat(near * down), c));
             let sum = L::add(sum, L::mul(L::splat(far * down), d));
-            self.stored.of::<INVERSE>(sum)
+            match SIMPLE {
+                true => self.stored.of::<true, false>(sum),
+                false => self.stored.of::<false, true>(sum),
+            }
         }
     }
 }
@@ -599,9 +604,9 @@ pub(crate) unsafe fn blend_reals<L: Lanes>(blend: &Blend<'_>, to: &Quantiser, y:
     // SAFETY: by contract.
     unsafe {
         let stored = &Stored::<L>::new(to);
-        match to.inverse() {
-            Some(_) => each(&BlendReal::<L, true> { blend, stored }, y, extent, form),
-            None => each(&BlendReal::<L, false> { blend, stored }, y, extent, form),
+        match to.inverse().is_some() && blend.greatest < 1e6 * to.to().scale() {
+            true => each(&BlendReal::<L, true> { blend, stored }, y, extent, form),
+            false => each(&BlendReal::<L, false> { blend, stored }, y, extent, form),
         }
     }
 }

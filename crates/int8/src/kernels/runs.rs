@@ -48,6 +48,9 @@ impl Windows<'_> {
 #[derive(Debug)]
 pub(crate) struct Blend<'a> {
     pub(crate) rows: [&'a [f32]; 2],
+    /// No value of the rows is further from zero.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for x86"))]
+    pub(crate) greatest: f32,
     /// Of the rows.
     pub(crate) weights: [f32; 2],
     pub(crate) columns: &'a [Source],
