@@ -65,6 +65,18 @@ const CASES: &[(&str, [usize; 3], Build)] = &[
         };
         builder.resize(x, resize)
     }),
+    ("conv_transpose 2/2", [40, 40, 24], |builder, x| {
+        let conv = ConvTranspose {
+            channels: 24,
+            size: [80; 2],
+            window: Window::square(2, 2, 0),
+            groups: 1,
+            weights: vec![1; 4 * 24 * 24],
+            weight_scales: vec![0.01],
+            bias: Vec::new(),
+        };
+        builder.conv_transpose(x, &conv, quantisation())
+    }),
     ("concat", [40, 40, 64], |builder, x| {
         let half = builder.slice(x, 0, 32)?;
         builder.concat(&[half, x], quantisation())

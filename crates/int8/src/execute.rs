@@ -114,10 +114,7 @@ pub(crate) fn step(
                 },
             );
         }
-        Action::Resize { sampling, x, y, .. } => each_pixel(y, |n, h, w, to| {
-            let [row, column] = sampling.neighbours(h, w)[0];
-            move_bytes(&arena[x.at(n, row, column)..], &arena[to..], y.shape.c);
-        }),
+        Action::Resize { sampling, x, y, .. } => resize::nearest(kernels, arena, sampling, x, y),
         Action::ResizeReal { sampling, from, to, x, y } => {
             resize::each_row(
                 kernels,
@@ -132,10 +129,14 @@ pub(crate) fn step(
                 },
             );
         }
-        Action::Spread { first, steps, x, y } => each_pixel(x, |n, h, w, from| {
-            let to = y.at(n, first[0] + h * steps[0], first[1] + w * steps[1]);
-            move_bytes(&arena[from..], &arena[to..], x.shape.c);
-        }),
+        Action::Spread { first, steps, x, y } => {
+            let Shape { n, h, w: count, c: length } = x.shape;
+            let runs = Runs { length, count, steps: [x.pixel, steps[1] * y.pixel] };
+            for (n, h) in (0..n).flat_map(|n| (0..h).map(move |h| (n, h))) {
+                let to = y.at(n, first[0] + h * steps[0], first[1]);
+                (kernels.copy)(&arena[x.at(n, h, 0)..], &arena[to..], &runs);
+            }
+        }
         Action::Pad { before: [top, left], byte, x, y } => each_pixel(y, |n, h, w, to| {
             let row = h.checked_sub(*top).filter(|&row| row < x.shape.h);
             let column = w.checked_sub(*left).filter(|&column| column < x.shape.w);
@@ -281,18 +282,20 @@ fn deliver<T>(arena: Arena<'_>, x: &View, nhwc: bool, output: &mut [T], value: i
 
 fn copy(kernels: &Kernels, arena: Arena<'_>, x: &View, y: &View, table: Option<&Lookup>) {
     let Shape { n, h, w, c } = y.shape;
+    // Rows without a gap between them are one.
+    let (rows, w) = match [x, y].iter().all(|view| view.row == w * view.pixel) {
+        true => (1, h * w),
+        false => (h, w),
+    };
     let runs = match x.has_dense_rows() && y.has_dense_rows() {
         true => Runs { length: w * c, count: 1, steps: [0; 2] },
         false => Runs { length: c, count: w, steps: [x.pixel, y.pixel] },
     };
-    for (n, h) in (0..n).flat_map(|n| (0..h).map(move |h| (n, h))) {
+    for (n, h) in (0..n).flat_map(|n| (0..rows).map(move |h| (n, h))) {
         let (from, to) = (&arena[x.at(n, h, 0)..], &arena[y.at(n, h, 0)..]);
         match table {
             Some(table) => (kernels.translate)(table, from, to, &runs),
-            None => (0..runs.count).for_each(|run| {
-                let [from, to] = [&from[run * runs.steps[0]..], &to[run * runs.steps[1]..]];
-                move_bytes(from, to, runs.length);
-            }),
+            None => (kernels.copy)(from, to, &runs),
         }
     }
 }

@@ -408,7 +408,10 @@ fn any_resize(
     shape: Shape,
     random: &mut Random,
 ) -> Result<TensorId, GraphError> {
-    let size = [random.size(1, 2 * shape.h + 1), random.size(1, 2 * shape.w + 1)];
+    let size = match random.within(0, 2) {
+        0 => [shape.h * random.size(1, 3), shape.w * random.size(1, 3)],
+        _ => [random.size(1, 2 * shape.h + 1), random.size(1, 2 * shape.w + 1)],
+    };
     let mode = random.one_of(&[
         Interpolation::Nearest(NearestRounding::PreferFloor),
         Interpolation::Nearest(NearestRounding::PreferCeil),

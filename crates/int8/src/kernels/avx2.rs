@@ -41,6 +41,7 @@ pub(crate) const TABLE: Kernels = Kernels {
     quantise: avx2_lanes::quantise,
     dequantise: avx2_lanes::dequantise,
     interleave: avx2_bytes::interleave,
+    copy: avx2_bytes::copy,
     translate: avx2_bytes::translate,
     average: avx2_lanes::average,
     blend: avx2_lanes::blend,

@@ -122,6 +122,8 @@ pub(crate) struct Kernels {
     pub(crate) dequantise: fn(&Quantisation, Run<'_>, &mut [f32]),
     /// Three planes of one length to pixels of three channels.
     pub(crate) interleave: fn([&[u8]; 3], Run<'_>),
+    /// Bytes as they are, to another place.
+    pub(crate) copy: fn(Run<'_>, Run<'_>, &Runs),
     /// A function of each byte: input, output, which may be the same.
     pub(crate) translate: fn(&Lookup, Run<'_>, Run<'_>, &Runs),
     /// Means of real values under windows.

@@ -93,6 +93,13 @@ pub(crate) fn interleave(planes: [&[u8]; 3], y: Run<'_>) {
     }
 }
 
+pub(crate) fn copy(x: Run<'_>, y: Run<'_>, runs: &Runs) {
+    for run in 0..runs.count {
+        let (x, y) = (&x[run * runs.steps[0]..], &y[run * runs.steps[1]..]);
+        x[..runs.length].iter().zip(&y[..runs.length]).for_each(|(x, y)| y.set(x.get()));
+    }
+}
+
 pub(crate) fn translate(table: &Lookup, x: Run<'_>, y: Run<'_>, runs: &Runs) {
     runs.check([x, y]);
     for run in 0..runs.count {

@@ -23,6 +23,7 @@ pub(crate) static KERNELS: Kernels = Kernels {
     maximum: portable::maximum,
     quantise: portable::quantise,
     interleave: portable::interleave,
+    copy: portable::copy,
     translate: portable::translate,
     dequantise: portable::dequantise,
     average: portable::average,

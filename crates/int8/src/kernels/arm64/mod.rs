@@ -47,6 +47,7 @@ const fn table(name: &'static str, packing: Packing, multiply: fn(&Multiply<'_>)
         maximum: portable::maximum,
         quantise: portable::quantise,
         interleave: portable::interleave,
+        copy: portable::copy,
         translate: portable::translate,
         dequantise: portable::dequantise,
         average: portable::average,
