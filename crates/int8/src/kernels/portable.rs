@@ -58,6 +58,7 @@ fn each_block(windows: &Windows<'_>, mut visit: impl FnMut(Run<'_>, Run<'_>)) {
 }
 
 pub(crate) fn maximum(element: ElementType, windows: &Windows<'_>) {
+    windows.check();
     // Flipping the sign bit orders s8 as u8.
     let flip = if element == ElementType::S8 { 0x80 } else { 0 };
     each_block(windows, |x, y| {
@@ -111,6 +112,7 @@ pub(crate) fn translate(table: &Lookup, x: Run<'_>, y: Run<'_>, runs: &Runs) {
 }
 
 pub(crate) fn average(mean: &Mean, windows: &Windows<'_>) {
+    windows.check();
     each_block(windows, |x, y| {
         let mut sums = [0.0; BLOCK];
         for tap in windows.taps {
@@ -135,6 +137,7 @@ pub(crate) fn blend_reals(blend: &Blend<'_>, to: &Quantiser, y: Run<'_>) {
 /// A function of each value of four neighbours.
 #[inline(always)]
 fn each_pixel(blend: &Blend<'_>, y: Run<'_>, function: impl Fn(&Corners, [f32; 4]) -> u8) {
+    blend.check(y);
     let channels = blend.channels;
     for (nth, column) in blend.columns.iter().enumerate() {
         let corners = Corners { rows: blend.weights, columns: column.weights };
