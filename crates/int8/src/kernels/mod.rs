@@ -54,6 +54,8 @@ mod vnni;
 mod vnni_depthwise;
 #[cfg(target_arch = "x86_64")]
 mod vnni_registers;
+#[cfg(target_arch = "x86_64")]
+mod vnni_strided;
 pub(crate) mod walk;
 pub(crate) mod winograd;
 

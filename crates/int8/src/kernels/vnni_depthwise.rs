@@ -9,7 +9,7 @@
 //! Windows of 3 rows: two output rows share four input rows, the weights of the lower one stand one row further down.
 //! Of 5 rows: four of them, and four columns at a time of the first row; 7 multiplications for 25 taps. The output row
 //! below shares the four rows, which are the upper ones of its own, and adds its last one.
-//! Of 7 rows: twice four, for two output rows too.
+//! Of 7 rows: twice four, for two output rows too. 3² that move by 2 have a loop of their own, [`vnni_strided`].
 
 #![expect(
     clippy::needless_range_loop,
@@ -21,6 +21,7 @@ use std::ops::Range;
 
 use crate::kernels::depthwise::{Depthwise, Quads};
 use crate::kernels::vnni_registers::Registers;
+use crate::kernels::vnni_strided;
 use crate::tensor::ElementType;
 
 /// Bytes of interleaved columns: with weights and the rows at hand in a cache of 32 KiB.
@@ -37,23 +38,23 @@ pub(crate) fn bands(call: &Depthwise<'_>) -> impl Iterator<Item = Range<usize>> 
 }
 
 /// What the outputs of a slice have in common.
-struct Slice<'a, S: Registers> {
-    call: &'a Depthwise<'a>,
+pub(crate) struct Slice<'a, S: Registers> {
+    pub(crate) call: &'a Depthwise<'a>,
     /// Bias, multipliers and weights of the slice, packed.
-    packed: *const u8,
+    pub(crate) packed: *const u8,
     /// Whether stored inputs are s8, whose sign bits are flipped.
-    is_signed: bool,
+    pub(crate) is_signed: bool,
     /// Whether products with multipliers might not fit i32.
-    limited: bool,
+    pub(crate) limited: bool,
     /// Whether results need more than saturation to u8.
-    clamps: bool,
-    zero_point: S::Vector,
-    low: S::Vector,
-    high: S::Vector,
+    pub(crate) clamps: bool,
+    pub(crate) zero_point: S::Vector,
+    pub(crate) low: S::Vector,
+    pub(crate) high: S::Vector,
     /// s8 results are u8 ones with the sign bit flipped.
-    sign: S::Vector,
+    pub(crate) sign: S::Vector,
     /// Channels.
-    length: usize,
+    pub(crate) length: usize,
 }
 
 /// Columns that are still to be interleaved, up to `end`.
@@ -113,8 +114,9 @@ pub(crate) unsafe fn slice<S: Registers, const SIDE: usize, const STEP: usize>(
                 }
                 y += 2;
             } else {
-                match S::BYTES {
-                    64 => row::<S, SIDE, STEP, 1, 4, 2>(&slice, first, to),
+                match (S::BYTES, S::MANY && (SIDE, STEP) == (3, 2)) {
+                    (_, true) => vnni_strided::row(&slice, first, to),
+                    (64, _) => row::<S, SIDE, STEP, 1, 4, 2>(&slice, first, to),
                     _ => row::<S, SIDE, STEP, 1, 4, 4>(&slice, first, to),
                 }
                 y += 1;
