@@ -53,9 +53,9 @@ mod vnni;
 #[cfg(target_arch = "x86_64")]
 mod vnni_depthwise;
 #[cfg(target_arch = "x86_64")]
-mod vnni_registers;
+mod vnni_depthwise_3x3;
 #[cfg(target_arch = "x86_64")]
-mod vnni_strided;
+mod vnni_registers;
 pub(crate) mod walk;
 pub(crate) mod winograd;
 

@@ -9,7 +9,8 @@
 //! Windows of 3 rows: two output rows share four input rows, the weights of the lower one stand one row further down.
 //! Of 5 rows: four of them, and four columns at a time of the first row; 7 multiplications for 25 taps. The output row
 //! below shares the four rows, which are the upper ones of its own, and adds its last one.
-//! Of 7 rows: twice four, for two output rows too. 3² that move by 2 have a loop of their own, [`vnni_strided`].
+//! Of 7 rows: twice four, for two output rows too. With 32 registers 3² does without the scratch, in
+//! [`vnni_depthwise_3x3`].
 
 #![expect(
     clippy::needless_range_loop,
@@ -20,8 +21,8 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use crate::kernels::depthwise::{Depthwise, Quads};
+use crate::kernels::vnni_depthwise_3x3;
 use crate::kernels::vnni_registers::Registers;
-use crate::kernels::vnni_strided;
 use crate::tensor::ElementType;
 
 /// Bytes of interleaved columns: with weights and the rows at hand in a cache of 32 KiB.
@@ -104,7 +105,10 @@ pub(crate) unsafe fn slice<S: Registers, const SIDE: usize, const STEP: usize>(
         while y < rows.end {
             let first = call.check(n, y) + channel;
             let to = call.output.at(n, y, 0) + channel;
-            if STEP == 1 && y + 1 < rows.end {
+            if S::MANY && SIDE == 3 {
+                vnni_depthwise_3x3::row::<S, STEP>(&slice, first, to);
+                y += 1;
+            } else if STEP == 1 && y + 1 < rows.end {
                 call.check(n, y + 1);
                 match (S::BYTES, S::MANY) {
                     (64, _) => row::<S, SIDE, STEP, 2, 2, 1>(&slice, first, to),
@@ -114,9 +118,8 @@ pub(crate) unsafe fn slice<S: Registers, const SIDE: usize, const STEP: usize>(
                 }
                 y += 2;
             } else {
-                match (S::BYTES, S::MANY && (SIDE, STEP) == (3, 2)) {
-                    (_, true) => vnni_strided::row(&slice, first, to),
-                    (64, _) => row::<S, SIDE, STEP, 1, 4, 2>(&slice, first, to),
+                match S::BYTES {
+                    64 => row::<S, SIDE, STEP, 1, 4, 2>(&slice, first, to),
                     _ => row::<S, SIDE, STEP, 1, 4, 4>(&slice, first, to),
                 }
                 y += 1;

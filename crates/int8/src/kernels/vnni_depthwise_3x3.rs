@@ -1,7 +1,8 @@
-//! Depthwise convolution under windows of 3² that move by 2, with `vpdpbusd` and 32 registers.
+//! Depthwise convolution under windows of 3² with `vpdpbusd` and 32 registers.
 //!
-//! Of the columns of inputs, one in two enters a single output, and the others two of them: too few for a scratch to pay.
-//! Each is interleaved once, on its way from one output to the next, and stays in registers as the weights do.
+//! A column of inputs enters at most three outputs of a row. It is interleaved once, added to the sums of all of them,
+//! and forgotten: those sums and the weights stay in registers, and nothing waits in a scratch. The next row interleaves
+//! its columns anew, which takes no longer than stores and loads.
 
 #![expect(
     clippy::needless_range_loop,
@@ -12,13 +13,6 @@ use crate::kernels::depthwise::Quads;
 use crate::kernels::vnni_depthwise::Slice;
 use crate::kernels::vnni_registers::Registers;
 
-const QUADS: Quads = Quads { side: 3, step: 2 };
-
-// Columns of weights, as `Quads::column` orders them.
-const LEFT: usize = 0;
-const RIGHT: usize = 1;
-const MIDDLE: usize = 2;
-
 /// An output row, whose first tap and place are given.
 ///
 /// # Safety
@@ -26,44 +20,65 @@ const MIDDLE: usize = 2;
 ///
 /// [`Depthwise::check`]: crate::kernels::depthwise::Depthwise::check
 #[inline(always)]
-pub(crate) unsafe fn row<S: Registers>(slice: &Slice<'_, S>, first: usize, to: usize) {
+pub(crate) unsafe fn row<S: Registers, const STEP: usize>(
+    slice: &Slice<'_, S>,
+    first: usize,
+    to: usize,
+) {
+    let quads = Quads { side: 3, step: STEP };
     let arena = slice.call.arena.as_ptr().cast::<u8>().cast_mut();
     let pixel = slice.call.input.pixel;
-    // SAFETY: check() covers the outputs, and the taps of all columns; packed are QUADS.vectors() for each of four.
+    // SAFETY: check() covers the outputs, and the taps of all columns; packed are quads.vectors() for each of four.
     unsafe {
         let packed = |nth: usize, at: usize| {
-            S::load(slice.packed.add((nth * QUADS.vectors() + at) * S::BYTES))
+            S::load(slice.packed.add((nth * quads.vectors() + at) * S::BYTES))
         };
         let bias = |nth| packed(nth, 0);
         let mut weights = [[bias(0); 3]; 4];
         for nth in 0..4 {
-            for column in 0..3 {
-                weights[nth][column] = packed(nth, 2 + column);
+            for term in 0..3 {
+                weights[nth][quads.column(term)] = packed(nth, 2 + term * quads.rows());
             }
         }
         let mut from = arena.add(first).cast_const();
         let mut to = arena.add(to);
+        // Sums of the next output, and of the one behind it, whose first columns have been seen.
         let inputs = column(slice, from);
-        let mut next = inputs;
+        let (mut next, mut second) = (inputs, inputs);
         for nth in 0..4 {
-            next[nth] = S::dot(bias(nth), inputs[nth], weights[nth][LEFT]);
+            next[nth] = S::dot(bias(nth), inputs[nth], weights[nth][0]);
+        }
+        if STEP == 1 {
+            let inputs = column(slice, from.wrapping_add(pixel));
+            for nth in 0..4 {
+                next[nth] = S::dot(next[nth], inputs[nth], weights[nth][1]);
+                second[nth] = S::dot(bias(nth), inputs[nth], weights[nth][0]);
+            }
         }
         for _ in 0..slice.call.output.shape.w {
             let mut sums = next;
-            let inputs = column(slice, from.wrapping_add(pixel));
-            for nth in 0..4 {
-                sums[nth] = S::dot(sums[nth], inputs[nth], weights[nth][MIDDLE]);
+            if STEP == 2 {
+                let inputs = column(slice, from.wrapping_add(pixel));
+                for nth in 0..4 {
+                    sums[nth] = S::dot(sums[nth], inputs[nth], weights[nth][1]);
+                }
             }
-            from = from.wrapping_add(2 * pixel);
-            let inputs = column(slice, from);
+            let inputs = column(slice, from.wrapping_add(2 * pixel));
             for nth in 0..4 {
-                sums[nth] = S::dot(sums[nth], inputs[nth], weights[nth][RIGHT]);
-                next[nth] = S::dot(bias(nth), inputs[nth], weights[nth][LEFT]);
+                sums[nth] = S::dot(sums[nth], inputs[nth], weights[nth][2]);
+                let fresh = S::dot(bias(nth), inputs[nth], weights[nth][0]);
+                if STEP == 1 {
+                    next[nth] = S::dot(second[nth], inputs[nth], weights[nth][1]);
+                    second[nth] = fresh;
+                } else {
+                    next[nth] = fresh;
+                }
             }
             for nth in 0..4 {
                 sums[nth] = S::scale(sums[nth], packed(nth, 1));
             }
             leave(slice, sums, to);
+            from = from.wrapping_add(STEP * pixel);
             to = to.wrapping_add(slice.call.output.pixel);
         }
     }
