@@ -1,9 +1,9 @@
 //! Convolutions as calls of kernels: cut into chunks, which the threads of a pool may share.
 //!
 //! A chunk is some pixels of the output, or some of their channels: no two write the same byte, and none depends on what
-//! another one writes. Vector loads may cover neighbouring channels that another chunk is writing; machine code (the
-//! intrinsics' loads) then sees old bytes or new ones. It drops them or multiplies them by zero; of transformed tiles they
-//! are a part until they cancel.
+//! another one writes. Loads may cover neighbouring channels, or the bytes behind a run of taps, that another chunk is
+//! writing; machine code then sees old bytes or new ones. It drops them or multiplies them by zero; of transformed tiles
+//! they are a part until they cancel.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -184,7 +184,7 @@ fn panel(
     let walk = conv.taps.as_ref().map(|taps| {
         let Gather { input, window, output_width, .. } = &gather;
         walk::fill(&mut scratch.spans, window, input, image, *output_width, pixels.clone());
-        in_place = Some((arena, window.strides[1] * input.pixel));
+        in_place = Some((arena, walk::stride(window, input, *output_width)));
         Walk { spans: &scratch.spans, taps, flips: !conv.in_place }
     });
     let held = Some([image, group, pixels.start]);

@@ -183,9 +183,12 @@ impl Kernels {
         available.map(|(_, kernels)| *kernels)
     }
 
-    /// Whether a convolution may be done by walking through its input, which then stands within a border.
-    pub(crate) fn may_walk(&self, conv: &Conv, channels: usize) -> bool {
-        let run = channels / conv.groups * conv.window.kernel[1];
+    /// Whether a convolution may be done by walking through its input, which then stands within a border; `joined` says whether
+    /// its channels are all that lie in a pixel.
+    pub(crate) fn may_walk(&self, conv: &Conv, channels: usize, joined: bool) -> bool {
+        let Window { kernel, dilations, .. } = conv.window;
+        let joined = joined && conv.groups == 1 && dilations[1] == 1;
+        let run = channels / conv.groups * if joined { kernel[1] } else { 1 };
         self.walks && self.packing.is_filled(run)
     }
 

@@ -51,7 +51,7 @@ impl Taps {
     }
 }
 
-/// Whether runs of so many bytes are not much less than whole steps.
+/// Whether runs of so many bytes are not much less than whole steps. If so, that is true of any multiple as well.
 pub(crate) fn fills(run: usize, step: usize) -> bool {
     run.next_multiple_of(step) * 3 <= run * 4
 }
@@ -86,6 +86,14 @@ impl<'a> Way<'a> {
     }
 }
 
+/// Bytes from one output pixel's taps to the next one's; pixels of a single column lie below each other.
+pub(crate) fn stride(window: &Window, input: &View, output_width: usize) -> usize {
+    match output_width {
+        1 => window.strides[0] * input.row,
+        _ => window.strides[1] * input.pixel,
+    }
+}
+
 /// Spans of some output pixels, counted row by row. Pads are memory, so the view stands within a border. Allocates nothing as long as
 /// there is room.
 pub(crate) fn fill(
@@ -104,10 +112,8 @@ pub(crate) fn fill(
         place.expect("the border holds the pads")
     };
     let one_to_one = *window == Window::square(1, 1, 0);
-    let width = match one_to_one && input.row == input.shape.w * input.pixel {
-        true => pixels.end,
-        false => output_width,
-    };
+    let follow = output_width == 1 || one_to_one && input.row == input.shape.w * input.pixel;
+    let width = if follow { pixels.end } else { output_width };
     let mut pixel = pixels.start;
     while pixel < pixels.end {
         let rows = (width - pixel % width).min(pixels.end - pixel);

@@ -453,9 +453,12 @@ impl Planner<'_> {
             Form::choose(&conv.window, per_group, y.shape, from.element(), &conv.weights)
         });
         let input = x.channels(0, per_group[0]);
-        let taps = self.kernels.taps(&conv.window, &input);
+        let border = self.places.border_of(self.graph.nodes[chain.conv].inputs[0].0);
+        let has_border = border.iter().zip(&conv.window.pads).all(|(width, pad)| width >= pad);
+        let taps = self.kernels.taps(&conv.window, &input).filter(|_| has_border);
         // Spans of short rows make low tiles.
-        let taps = taps.filter(|_| conv.window.taps() == 1 || y.shape.w >= WALK_WIDTH);
+        let taps =
+            taps.filter(|_| conv.window.taps() == 1 || y.shape.w == 1 || y.shape.w >= WALK_WIDTH);
         let depth = conv.weights.len() / conv.channels;
         let pack = |weights| match (form, &taps) {
             (Some(form), _) => PackedWeights::winograd(form, weights, channels),
@@ -478,7 +481,7 @@ impl Planner<'_> {
         let evenly = |most: usize| pixels.div_ceil(pixels.div_ceil(most)).next_multiple_of(tile);
         let rows = match taps {
             // A span ends with its row.
-            Some(_) if conv.window.taps() > 1 && width <= WALK_ROWS => {
+            Some(_) if conv.window.taps() > 1 && (2..=WALK_ROWS).contains(&width) => {
                 width * (PANEL_ROWS / width).max(1)
             }
             Some(_) => evenly((WALK_BYTES / stride).clamp(PANEL_ROWS, WALK_ROWS)),

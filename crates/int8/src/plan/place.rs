@@ -11,6 +11,9 @@ use crate::{Graph, GraphError};
 /// Most bytes of an arena.
 const MAX_ARENA: u64 = 1 << 30;
 
+/// Bytes of a border that need not be weighed.
+const MOST_SPENT: u64 = 64 << 10;
+
 /// Places of all tensors.
 #[derive(Debug)]
 pub(crate) struct Places {
@@ -34,6 +37,21 @@ struct Buffer {
     life: (usize, usize),
     bytes: u64,
     offset: u64,
+}
+
+impl Buffer {
+    /// Bytes of the tensor and a border, rounded up to whole cache lines.
+    fn bytes_within(&self, [top, left, bottom, right]: [usize; 4]) -> u64 {
+        let Shape { n, h, w, c } = self.shape;
+        let extents = [n, h + top + bottom, w + left + right, c];
+        let bytes = extents.iter().fold(1u64, |bytes, &e| bytes.saturating_mul(e as u64));
+        bytes.saturating_add(63) / 64 * 64
+    }
+
+    /// Whether a border is worth its memory where a panel could be gathered instead.
+    fn affords(&self, border: [usize; 4]) -> bool {
+        self.bytes_within(border) <= 2 * self.bytes_within([0; 4]) + MOST_SPENT
+    }
 }
 
 impl Places {
@@ -96,21 +114,31 @@ impl Places {
         }
     }
 
-    /// Depthwise convolutions and those that walk read past the edges.
+    /// Depthwise convolutions and those that walk read past the edges; the latter can be told not to.
     fn border(&mut self, graph: &Graph, fusion: &Fusion, kernels: &Kernels) {
         for &node in fusion.order() {
             let Some(chain) = fusion.chain(node) else { continue };
             let Operator::Conv(conv) = &graph.nodes[chain.conv].operator else { continue };
             let input = graph.nodes[chain.conv].inputs[0].0;
-            if !chain.depthwise && !kernels.may_walk(conv, graph.tensors[input].shape.c) {
-                continue;
-            }
             let home = self.homes[input].0;
             let buffer = self.buffers[home].as_mut().expect("written before it is read");
-            for (width, pad) in buffer.border.iter_mut().zip(conv.window.pads) {
+            let channels = graph.tensors[input].shape.c;
+            let mut wider = buffer.border;
+            for (width, pad) in wider.iter_mut().zip(conv.window.pads) {
                 *width = pad.max(*width);
             }
+            let joined = channels == buffer.shape.c;
+            let walks = kernels.may_walk(conv, channels, joined) && buffer.affords(wider);
+            if chain.depthwise || walks {
+                buffer.border = wider;
+            }
         }
+    }
+
+    /// Border of the buffer that a tensor lies in: top, left, bottom, right.
+    pub(crate) fn border_of(&self, tensor: usize) -> [usize; 4] {
+        let buffer = self.buffers[self.homes[tensor].0].as_ref();
+        buffer.expect("a home has a buffer").border
     }
 
     /// Largest first, each at the lowest offset that no buffer alive at the same time covers.
@@ -118,11 +146,7 @@ impl Places {
         let mut waiting: Vec<usize> =
             (0..self.buffers.len()).filter(|&home| self.buffers[home].is_some()).collect();
         for buffer in self.buffers.iter_mut().flatten() {
-            let Shape { n, h, w, c } = buffer.shape;
-            let [top, left, bottom, right] = buffer.border;
-            let extents = [n, h + top + bottom, w + left + right, c];
-            let bytes = extents.iter().fold(1u64, |bytes, &e| bytes.saturating_mul(e as u64));
-            buffer.bytes = bytes.saturating_add(63) / 64 * 64;
+            buffer.bytes = buffer.bytes_within(buffer.border);
         }
         let bytes = |home: &usize| self.buffers[*home].as_ref().map_or(0, |buffer| buffer.bytes);
         waiting.sort_by_key(|home| (std::cmp::Reverse(bytes(home)), *home));
