@@ -208,6 +208,36 @@ fn depthwise_convolutions_of_all_numbers_of_channels() {
     }
 }
 
+/// Windows whose pads, laid around all that lies in a buffer, would need gigabytes.
+#[test]
+fn convolutions_that_reach_far_beyond_the_picture() {
+    let random = &mut Random(5);
+    let input = |builder: &mut GraphBuilder, random: &mut Random, side: usize, channels: usize| {
+        let shape = Shape::new(1, side, side, channels).expect("in range");
+        builder.input(shape, random.quantisation(), InputForm::QuantisedNhwc).expect("in range")
+    };
+    for _ in 0..4 {
+        let mut builder = GraphBuilder::new();
+        let x = input(&mut builder, random, 8, 2048);
+        let few = builder.slice(x, 0, 4).expect("in range");
+        let far = Window { kernel: [3; 2], strides: [9; 2], dilations: [500; 2], pads: [500; 4] };
+        let (conv, to) = (random.conv(4, 5, 1, far), random.quantisation());
+        let y = builder.conv(few, conv, to).expect("in range");
+        finish(builder, y, random);
+
+        // Each pads another side.
+        let mut builder = GraphBuilder::new();
+        let x = input(&mut builder, random, 1, 32);
+        for pads in [[4096, 0, 4096, 0], [0, 4096, 0, 4096]] {
+            let window = Window { pads, ..Window::square(1, 1, 0) };
+            let (conv, to) = (random.conv(32, 3, 1, window), random.quantisation());
+            let y = builder.conv(x, conv, to).expect("in range");
+            builder.output(y, OutputForm::QuantisedNhwc).expect("it is ours");
+        }
+        assert_same(&builder.build().expect("complete"), random);
+    }
+}
+
 /// The greatest sums that transformed tiles of either size may meet, and greater ones.
 #[test]
 fn transformed_tiles_of_the_greatest_sums() {

@@ -1,7 +1,7 @@
 //! x86 with AVX512-VNNI (Intel since Cascade Lake, AMD since Zen 4): `vpdpbusd` on 512 bits.
 //!
-//! Four registers of sums become 64 bytes at once: narrowing works within lanes of 128 bits, and one permutation puts
-//! the 16 bytes of each register together again. Element-wise loops are AVX2's.
+//! Convolutions are in `avx512_multiply.rs`, depthwise ones in `vnni_depthwise.rs`, element-wise loops in `avx512_lanes.rs` and
+//! `avx512_bytes.rs`; what is left is AVX2's.
 
 use std::arch::x86_64::*;
 
