@@ -3,19 +3,11 @@
 use std::arch::x86_64::*;
 
 use crate::kernels::{Epilogue, Multiply, Role, Sum};
-use crate::numerics::AddRule;
 use crate::tensor::ElementType;
 
 /// Whether limits are those of a stored type, which narrowing to bytes keeps anyway.
 pub(crate) fn is_whole(low: i32, high: i32) -> bool {
     [(0, 255), (-128, 127)].contains(&(low, high))
-}
-
-/// Whether narrowing to bytes keeps the limits of a sum.
-pub(crate) fn keeps_limits(rule: &AddRule) -> bool {
-    // Sums below this convert to i32, and saturate on the way to bytes.
-    let most = 256.0 * (rule.ratio_a.abs() + rule.ratio_b.abs()) + rule.fixed.abs();
-    is_whole(rule.low, rule.high) && most < 1e9
 }
 
 /// # Safety
@@ -139,7 +131,7 @@ impl Plus {
         Self {
             is_first,
             is_signed: element == ElementType::S8,
-            is_full: keeps_limits(rule),
+            is_full: rule.saturates(),
             ratio_a: _mm256_set1_ps(rule.ratio_a),
             ratio_b: _mm256_set1_ps(rule.ratio_b),
             fixed: _mm256_set1_ps(rule.fixed),

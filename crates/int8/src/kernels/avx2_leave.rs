@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::kernels::avx2_epilogue::{finish, is_whole, keeps_limits};
+use crate::kernels::avx2_epilogue::{finish, is_whole};
 use crate::kernels::{BLOCK, Epilogue, Multiply, Role, Sum};
 use crate::tensor::ElementType;
 
@@ -142,7 +142,7 @@ impl Joint {
             fixed: [rule.fixed; 8],
             least: [rule.low as f32; 8],
             most: [rule.high as f32; 8],
-            limits: !keeps_limits(rule),
+            limits: !rule.saturates(),
             own_is_first,
             other_is_signed: element == ElementType::S8,
             is_signed: rule.low < 0,

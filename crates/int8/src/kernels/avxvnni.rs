@@ -12,7 +12,7 @@ use crate::kernels::avx2_leave::{
 use crate::kernels::depthwise::{Depthwise, DepthwiseForm, Quads};
 use crate::kernels::gather::Gather;
 use crate::kernels::vnni::{self, PACKING};
-use crate::kernels::vnni_depthwise::{bands, slice};
+use crate::kernels::vnni_depthwise::{bands, by_window, slice};
 use crate::kernels::vnni_registers::registers;
 use crate::kernels::walk::{Span, Way};
 use crate::kernels::{BLOCK, Kernels, Multiply, portable};
@@ -199,17 +199,7 @@ fn depthwise(call: &Depthwise<'_>, n: usize) {
         portable::depthwise(call, n);
     }
     // SAFETY: the table is handed out only after `is_available`.
-    unsafe {
-        match Quads::of(&call.window) {
-            Some(Quads { side: 3, step: 1 }) => slices::<3, 1>(call, n),
-            Some(Quads { side: 3, .. }) => slices::<3, 2>(call, n),
-            Some(Quads { side: 5, step: 1 }) => slices::<5, 1>(call, n),
-            Some(Quads { side: 5, .. }) => slices::<5, 2>(call, n),
-            Some(Quads { step: 1, .. }) => slices::<7, 1>(call, n),
-            Some(_) => slices::<7, 2>(call, n),
-            None => any(call, n),
-        }
-    }
+    unsafe { by_window!(call, n, slices, any) }
 }
 
 /// # Safety

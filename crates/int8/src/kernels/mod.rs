@@ -33,6 +33,8 @@ mod avx512_bytes;
 #[cfg(target_arch = "x86_64")]
 mod avx512_lanes;
 #[cfg(target_arch = "x86_64")]
+mod avx512_leave;
+#[cfg(target_arch = "x86_64")]
 mod avx512_multiply;
 #[cfg(target_arch = "x86_64")]
 mod avxvnni;

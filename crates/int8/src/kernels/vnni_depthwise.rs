@@ -31,6 +31,22 @@ const SCRATCH: usize = 16 * 1024;
 /// Bytes of inputs that all slices of channels go through before the next ones come.
 const BAND: usize = 128 * 1024;
 
+/// Calls a table's function of windows with side and stride as constants, or another one for windows that have no fast loop.
+macro_rules! by_window {
+    ($call:expr, $n:expr, $slices:ident, $any:ident) => {
+        match Quads::of(&$call.window) {
+            Some(Quads { side: 3, step: 1 }) => $slices::<3, 1>($call, $n),
+            Some(Quads { side: 3, .. }) => $slices::<3, 2>($call, $n),
+            Some(Quads { side: 5, step: 1 }) => $slices::<5, 1>($call, $n),
+            Some(Quads { side: 5, .. }) => $slices::<5, 2>($call, $n),
+            Some(Quads { step: 1, .. }) => $slices::<7, 1>($call, $n),
+            Some(_) => $slices::<7, 2>($call, $n),
+            None => $any($call, $n),
+        }
+    };
+}
+pub(crate) use by_window;
+
 /// Rows of output whose inputs stay in a second-level cache from one slice of channels to the next.
 pub(crate) fn bands(call: &Depthwise<'_>) -> impl Iterator<Item = Range<usize>> {
     let row_bytes = call.input.row * call.window.strides[0];
